@@ -1,0 +1,30 @@
+"""Where the tests find the real data, which are not part of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(
+            f"needs the real scans in {folder.parent.parent.name}/{folder.parent.name}/{name}, which are absent"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def promise12() -> Path:
+    """Folder of the labelled PROMISE12 volumes (CaseNN.nii.gz, CaseNN_segmentation.nii.gz, cases.csv)."""
+    return _shared_folder("promise12")
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    """Folder of native-resolution scans without masks, one of them as a DICOM series."""
+    return _shared_folder("native")

@@ -1,0 +1,23 @@
+"""`python -m vnet_segmentation`: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line on the program's arguments; returns the exit code."""
+    try:
+        from vnet_segmentation.cli import run
+    except ModuleNotFoundError as error:
+        from vnet_segmentation.errors import ExitCode
+
+        if error.name is None or error.name.startswith("vnet_segmentation"):
+            raise
+        print(f"The Python package {error.name} is missing. Install it: pip install {error.name}", file=sys.stderr)
+        return ExitCode.MISSING_DEPENDENCY
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

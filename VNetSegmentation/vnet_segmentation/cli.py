@@ -1,0 +1,315 @@
+"""The command line: arguments in, calls of the engine, sentences and exit codes out."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import vnet_segmentation
+from vnet_segmentation import batch as batch_engine
+from vnet_segmentation.device import DEVICE_CHOICES, PRECISIONS, Device, choose_device, set_cpu_threads
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.model_library import find_model, list_models
+from vnet_segmentation.network import LAYOUTS
+from vnet_segmentation.recipe import recipe_names
+from vnet_segmentation.segmenter import Segmenter
+
+EXIT_CODES_HELP = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command.
+
+    Returns:
+        An `ExitCode`. What the user can mend is one sentence on standard error; a bug keeps its traceback.
+    """
+    options = _parser().parse_args(arguments)
+    # A pipe or a log on Windows may be in a code page that lacks a scan's name: a "?" there is better than a crash.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        return int(options.command(options))
+    except UserError as error:
+        print(f"vnet-segmentation: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vnet-segmentation: stopped.", file=sys.stderr)
+        return ExitCode.CANCELLED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vnet-segmentation",
+        description="Segments the prostate in T2-weighted MR with V-Net. Not for clinical use.",
+        epilog=EXIT_CODES_HELP,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {vnet_segmentation.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    segment = _command(commands, "segment", _segment, "segment one scan")
+    segment.add_argument("scan", type=Path, metavar="SCAN", help="NIfTI, NRRD or MetaImage file, or a DICOM folder")
+    segment.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="MASK", help=".nii.gz, .nii, .nrrd, .mha or .seg.nrrd"
+    )
+    segment.add_argument("--series", help="DICOM series to take, if the folder holds several")
+    segment.add_argument("--probability", type=Path, metavar="FILE", help="also write the probability volume")
+    segment.add_argument("--picture", type=Path, metavar="PNG", help="also draw the contour on slices")
+    segment.add_argument("--report", type=Path, metavar="JSON", help="also write the report")
+    segment.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    _add_segmentation_options(segment)
+
+    batch = _command(commands, "batch", _batch, "segment every scan of a folder; run again to resume")
+    batch.add_argument("folder", type=Path, metavar="DIR", help="scans, DICOM folders and sub-folders")
+    batch.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets masks and results.csv")
+    batch.add_argument("--format", default=".nii.gz", metavar="SUFFIX", help="of the masks (default: .nii.gz)")
+    batch.add_argument("--probabilities", action="store_true", help="also write the probability volumes")
+    batch.add_argument("--pictures", action="store_true", help="also draw the contours on slices")
+    batch.add_argument("--overwrite", action="store_true", help="segment scans again that have a mask already")
+    _add_segmentation_options(batch)
+
+    train = _command(commands, "train", _train, "train a model on labelled cases")
+    train.add_argument("data", type=Path, metavar="DATA", help="PROMISE12 or nnU-Net folder, or a CSV manifest")
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the new model")
+    train.add_argument("--preset", default="default", choices=recipe_names(), help="recipe (default: %(default)s)")
+    train.add_argument("--layout", default="paper", choices=LAYOUTS, help="of the network (default: %(default)s)")
+    train.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
+    chosen = train.add_mutually_exclusive_group()
+    chosen.add_argument("--validation", type=int, metavar="N", help="cases to set apart (default: one in five)")
+    chosen.add_argument("--validation-cases", nargs="+", metavar="NAME", help="the cases to set apart")
+    train.add_argument("--iterations", type=int, metavar="N", help="length of the run (default: the preset's)")
+    train.add_argument("--minutes", type=float, metavar="M", help="end the run after this time at the latest")
+    train.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
+    train.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
+    train.add_argument("--title", default="", help="of the model, for people")
+    train.add_argument("--data-terms", default="", help="source, licence and citation of the data, for the model card")
+    train.add_argument("--cache", type=Path, metavar="DIR", help="prepared cases (default: MODEL.training/cache)")
+    train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    _add_device_options(train)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "compare masks with reference masks")
+    evaluate.add_argument("data", type=Path, metavar="DATA", help="labelled cases, as for train")
+    evaluate.add_argument(
+        "--results", type=Path, metavar="DIR", help="masks to compare (default: segment the cases now)"
+    )
+    evaluate.add_argument("--cases", nargs="+", metavar="NAME", help="only these")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="CSV", help="also write the table, with every metric")
+    _add_segmentation_options(evaluate)
+
+    demo = _command(commands, "demo", _demo, "make a synthetic scan, segment it and compare with the truth")
+    demo.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
+    _add_segmentation_options(demo)
+
+    _command(commands, "models", _models, "list the models on this computer")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[..., int], description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=description, description=description.capitalize() + ".", epilog=EXIT_CODES_HELP
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_segmentation_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="name or folder of a model (default: the bundled one)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability of the contour (default: %(default)s)"
+    )
+    _add_device_options(parser)
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICE_CHOICES)} or cuda:N (default: auto)")
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS), help="default: %(default)s")
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from vnet_segmentation.scan_job import Outputs, segment_file
+
+    outputs = Outputs(options.output, options.probability, options.picture, options.report)
+    # Before the model is loaded: a slip in a name is answered at once.
+    outputs.check(options.scan, options.overwrite)
+    segmenter = _segmenter(options)
+    with _Bar() as bar:
+        report = segment_file(
+            segmenter, options.scan, outputs, options.threshold, options.series, options.overwrite, bar.show
+        )
+    _print_report(report)
+    return ExitCode.EMPTY_RESULT if report["volume_ml"] == 0 else ExitCode.OK
+
+
+def _batch(options: argparse.Namespace) -> int:
+    def show(number: int, total: int, row: batch_engine.BatchRow) -> None:
+        volume = f" {row.report['volume_ml']:.1f} ml" if row.report else ""
+        message = f" - {row.message}" if row.message else ""
+        print(f"[{number}/{total}] {row.scan.relative_to(options.folder)}: {row.status}{volume}{message}", flush=True)
+
+    settings = batch_engine.BatchOptions(
+        suffix=options.format if options.format.startswith(".") else f".{options.format}",
+        threshold=options.threshold,
+        pictures=options.pictures,
+        probabilities=options.probabilities,
+        overwrite=options.overwrite,
+    )
+    batch_engine.check_batch(options.folder, options.output, settings)
+    rows = batch_engine.run_batch(_segmenter(options), options.folder, options.output, settings, show)
+    counts = {status: sum(row.status == status for row in rows) for status in ("done", "empty", "skipped", "failed")}
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"{summary}. Table: {options.output / batch_engine.TABLE_NAME}")
+    return batch_engine.exit_code(rows)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from vnet_segmentation.evaluation import format_table
+    from vnet_segmentation.train_model import TrainingOptions, train_model
+    from vnet_segmentation.training import Progress
+
+    def show(progress: Progress) -> None:
+        dice = "" if progress.validation_dice is None else f"  validation Dice {progress.validation_dice:.3f}"
+        print(
+            f"{progress.fraction:6.1%}  iteration {progress.iteration}  loss {progress.loss:.4f}{dice}  "
+            f"{_duration(progress.remaining_s)} left",
+            flush=True,
+        )
+
+    settings = TrainingOptions(
+        preset=options.preset,
+        layout=options.layout,
+        width=options.width,
+        validation=tuple(options.validation_cases) if options.validation_cases else options.validation,
+        iterations=options.iterations,
+        minutes=options.minutes,
+        seed=options.seed,
+        bias_correction=options.bias_correction,
+        title=options.title,
+        data_terms=options.data_terms,
+    )
+    with _Interrupt() as interrupt:
+        rows = train_model(
+            options.data,
+            options.output,
+            settings,
+            _device(options),
+            options.cache,
+            options.resume,
+            say=lambda sentence: print(sentence, flush=True),
+            report=show,
+            should_stop=interrupt.is_set,
+        )
+    if rows:
+        print(format_table(rows))
+    print(f"The model is in {options.output}.")
+    return ExitCode.OK
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from vnet_segmentation.dataset import find_cases
+    from vnet_segmentation.evaluation import compare_results, evaluate_cases, format_table, write_table
+
+    cases = find_cases(options.data)
+    if options.cases:
+        unknown = set(options.cases) - {case.name for case in cases}
+        if unknown:
+            raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
+        cases = [case for case in cases if case.name in options.cases]
+    if options.results:
+        rows = list(compare_results(options.results, cases))
+    else:
+        evaluated = evaluate_cases(_segmenter(options), cases, options.threshold)
+        rows = list(tqdm(evaluated, total=len(cases), disable=not sys.stderr.isatty(), leave=False))
+    print(format_table(rows))
+    if options.output:
+        write_table(rows, options.output)
+    return ExitCode.OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vnet_segmentation.demo import run_demo
+
+    segmenter = _segmenter(options)
+    with _Bar() as bar:
+        report, dice = run_demo(segmenter, options.output, bar.show)
+    _print_report(report)
+    print(f"Dice against the known truth of this synthetic scan: {dice:.3f}")
+    print(f"Scan, truth, mask, picture and report are in {options.output}.")
+    return ExitCode.OK
+
+
+def _models(options: argparse.Namespace) -> int:
+    for model in list_models():
+        origin = "bundled" if model.bundled else "own"
+        print(f"{model.name} ({origin}): {model.problem or model.title}\n    {model.folder}")
+    return ExitCode.OK
+
+
+def _device(options: argparse.Namespace) -> Device:
+    set_cpu_threads()
+    return choose_device(options.device, options.precision)
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    return Segmenter(find_model(options.model), _device(options))
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    diameters = " x ".join(f"{value:.0f}" for value in report["diameters_mm"].values())
+    confidence = report["confidence"]
+    print(f"Prostate {report['volume_ml']:.1f} ml, {diameters} mm (left-right x front-back x head-foot)")
+    print(f"Confidence {confidence['value']:.2f} ({confidence['level']})")
+    print(
+        f"{sum(report['seconds'].values()):.1f} s on {report['device']['name']} in {report['device']['precision']}. "
+        f"{report['device']['reason']}"
+    )
+    for warning in report["warnings"]:
+        print(f"Warning: {warning}")
+    print(f"Mask: {report['mask']}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+
+
+class _Bar:
+    """A progress bar where a person watches, and nothing where a file does."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(total=100, disable=not sys.stderr.isatty(), leave=False, bar_format="{l_bar}{bar}| {elapsed}")
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, fraction: float, sentence: str) -> None:
+        self._bar.set_description(sentence, refresh=False)
+        self._bar.update(round(100 * fraction) - self._bar.n)
+
+
+class _Interrupt:
+    """Turns Ctrl+C into a request to stop after the current iteration; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.is_set = self._event.is_set
+
+    def __enter__(self) -> _Interrupt:
+        self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _request(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._event.set()

@@ -1,0 +1,353 @@
+"""Data sets on disk: scans with their reference masks, found, checked and split by case."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.scans import read_scan
+
+VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
+
+MASK_TOLERANCE_VOXELS = 0.1
+"""How far a mask's corner may lie from its image's, in units of the shortest voxel side. Headers written with a few
+decimals differ by far less, a mask drawn on another series by far more."""
+
+_MASK_ENDING = "_segmentation"
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_NAME = re.compile(r"[^\W_][\w .+-]*")
+_SPLITS = {
+    "": "",
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and its reference mask."""
+
+    name: str
+    """Unique in its data set, and fit to be a file name."""
+    image: Path
+    mask: Path
+    site: str = ""
+    """Hospital or scanner that the scan comes from; empty if not known."""
+    split: str = ""
+    """"training", "validation" or "test" where the data set says so itself."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a case."""
+
+    case: str
+    file: Path
+    sentence: str
+    """What is wrong, with the file's name."""
+
+
+def find_cases(path: Path) -> list[Case]:
+    """Cases of a data set, in the order of their names (a manifest: in its own order).
+
+    Nothing is opened but tables: a file that belongs to a case and is absent is found by `check_cases`.
+
+    Args:
+        path: one of
+            a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
+            the sites in a ``cases.csv`` (columns case and site) if there is one;
+            a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
+            of which the first channel (``_0000``) is taken; a 4D image, which holds several channels in one file as
+            Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
+            a CSV file with the columns image and mask, and optionally name, site and split (training, validation or
+            test), its paths relative to the CSV file.
+
+    Raises:
+        UserError: there is nothing, or nothing of these; a table is ill-formed; two cases have the same name.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return _manifest_cases(path)
+    if not path.is_dir():
+        raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
+    cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
+    if not cases:
+        raise UserError(
+            f"{path} is no data set that is known here. Known are Case00.nii.gz with Case00_segmentation.nii.gz "
+            "(PROMISE12), imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
+            "columns image and mask."
+        )
+    return cases
+
+
+def check_cases(cases: Sequence[Case]) -> list[Problem]:
+    """Reads every pair and lists all that is wrong, not only the first thing.
+
+    Returns:
+        Problems in the order of the cases; empty if every case can be trained on.
+    """
+    return [problem for case in cases for problem in check_case(case)] + _repeated_images(cases)
+
+
+def check_case(case: Case) -> list[Problem]:
+    """What is wrong with one case: files missing or unfit, an empty mask, several labels, other geometry."""
+    scan, mask = _read(case, case.image, read_scan), _read(case, case.mask, read_mask)
+    problems = [found for found in (scan, mask) if isinstance(found, Problem)]
+    if isinstance(mask, sitk.Image):
+        sentences = [_extent_problem(mask)]
+        if isinstance(scan, sitk.Image):
+            sentences.append(_geometry_problem(scan, mask))
+        problems += [Problem(case.name, case.mask, f"{case.mask.name} {s}") for s in sentences if s]
+    return problems
+
+
+def split_by_site(cases: Sequence[Case], n_validation: int, seed: int) -> tuple[list[Case], list[Case]]:
+    """Training and validation cases, the latter drawn from every site in proportion to its cases.
+
+    Every site stays in training; every site is in validation too, as far as `n_validation` and the site's cases
+    reach. Where the data set itself names validation cases, they are taken instead. Test cases are in neither.
+
+    Args:
+        n_validation: how many cases to set apart.
+        seed: the same seed draws the same cases, whatever their order.
+
+    Returns:
+        (training, validation), each in the order of `cases`.
+
+    Raises:
+        UserError: there are not as many cases to set apart, or nothing is left to train on.
+    """
+    cases = [case for case in cases if case.split != "test"]
+    chosen = {case.name for case in cases if case.split == "validation"}
+    if not chosen:
+        by_site = _shuffled_by_site(cases, seed)
+        # The r-th of a site's n cases stands at r / n: any beginning of the line has every site by its share.
+        line = sorted(
+            (rank / len(site), -len(site), case.site, case.name)
+            for site in by_site
+            for rank, case in enumerate(site[:-1])
+        )
+        if not 0 <= n_validation <= len(line):
+            raise UserError(
+                f"{n_validation} of {len(cases)} cases cannot be set apart for validation. At most {len(line)} can, "
+                "because a case of each site is kept for training.",
+                ExitCode.USAGE,
+            )
+        chosen = {name for *_, name in line[:n_validation]}
+    training = [case for case in cases if case.name not in chosen]
+    if not training:
+        raise UserError("The data set has no case to train on: all are set apart for validation or test.")
+    return training, [case for case in cases if case.name in chosen]
+
+
+def folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[tuple[list[Case], list[Case]]]:
+    """Training and validation cases of a cross-validation.
+
+    Every case but the test cases is in the validation part of one fold. Sites with at least `n_folds` cases are in
+    every validation part; the folds' sizes differ by one case at most.
+
+    Args:
+        n_folds: 2 or more.
+        seed: the same seed gives the same folds, whatever the order of the cases.
+
+    Returns:
+        (training, validation) for each fold, in the order of `cases`.
+
+    Raises:
+        UserError: fewer than two folds, or more folds than cases.
+    """
+    cases = [case for case in cases if case.split != "test"]
+    if not 2 <= n_folds <= len(cases):
+        raise UserError(
+            f"{len(cases)} cases cannot be split into {n_folds} folds. Ask for 2 to {len(cases)}.", ExitCode.USAGE
+        )
+    # Dealt out like cards, site after site: n neighbours in the line fall into n different folds.
+    line = [case.name for site in _shuffled_by_site(cases, seed) for case in site]
+    fold_of = {name: place % n_folds for place, name in enumerate(line)}
+    return [
+        (
+            [case for case in cases if fold_of[case.name] != fold],
+            [case for case in cases if fold_of[case.name] == fold],
+        )
+        for fold in range(n_folds)
+    ]
+
+
+def _shuffled_by_site(cases: Sequence[Case], seed: int) -> list[list[Case]]:
+    by_site: dict[str, list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=lambda case: (case.site, case.name)):
+        by_site[case.site].append(case)
+    # random.random() is the one method whose numbers Python promises to keep between versions.
+    generator = random.Random(seed)
+    return [sorted(site, key=lambda _: generator.random()) for site in by_site.values()]
+
+
+def _promise12_cases(folder: Path) -> list[Case]:
+    files = _volumes(folder)
+    masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in files.items() if stem.endswith(_MASK_ENDING)}
+    if not masks:
+        return []
+    images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
+    sites = _sites(folder)
+    return [
+        Case(
+            name,
+            images.get(name) or folder / f"{name}{_suffix(masks[name])}",
+            masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
+            sites.get(name, ""),
+        )
+        for name in sorted(images.keys() | masks.keys())
+    ]
+
+
+def _nnunet_cases(folder: Path) -> list[Case]:
+    if not (folder / "labelsTr").is_dir():
+        raise UserError(f"{folder} has a folder imagesTr but no labelsTr. Put the masks into a folder labelsTr.")
+    labels = _volumes(folder / "labelsTr")
+    images: dict[str, Path] = {}
+    ending = ""
+    for stem, file in _volumes(folder / "imagesTr").items():
+        # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
+        channel = None if stem in labels else _CHANNEL.fullmatch(stem)
+        if channel is None:
+            images[stem] = file
+        elif channel["channel"] == "0000":
+            images[channel["case"]] = file
+            ending = "_0000"
+    sites = _sites(folder)
+    return [
+        Case(
+            name,
+            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(labels[name])}",
+            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(images[name])}",
+            sites.get(name, ""),
+        )
+        for name in sorted(images.keys() | labels.keys())
+    ]
+
+
+def _manifest_cases(path: Path) -> list[Case]:
+    cases: dict[str, Case] = {}
+    for line, row in _read_table(path, ("image", "mask")):
+        if not row["image"] or not row["mask"]:
+            raise UserError(f"{path.name}, line {line}: the image or the mask is missing. Fill in both.")
+        image, mask = path.parent / row["image"], path.parent / row["mask"]
+        name = row.get("name") or image.name.removesuffix(_suffix(image))
+        split = row.get("split", "").lower()
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{path.name}, line {line}: {name!r} cannot name a case. Use letters, digits, - and _.")
+        if name in cases:
+            raise UserError(f"{path.name}, line {line}: there is already a case {name}. Give each its own name.")
+        if split not in _SPLITS:
+            raise UserError(f"{path.name}, line {line}: unknown split {split!r}. Use training, validation or test.")
+        cases[name] = Case(name, image, mask, row.get("site", ""), _SPLITS[split])
+    if not cases:
+        raise UserError(f"{path} lists no case. Add a line for each image and mask.")
+    return list(cases.values())
+
+
+def _suffix(file: Path) -> str:
+    return next((file.name[-len(s) :] for s in VOLUME_SUFFIXES if file.name.lower().endswith(s)), file.suffix)
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    """The folder's image files by their name without the suffix."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        # macOS leaves "._Case00.nii.gz" beside files that it copied.
+        if file.name.startswith(".") or not file.name.lower().endswith(VOLUME_SUFFIXES):
+            continue
+        stem = file.name.removesuffix(_suffix(file))
+        if stem in found:
+            raise UserError(f"{folder} has both {found[stem].name} and {file.name}. Remove one of them.")
+        found[stem] = file
+    return found
+
+
+def _sites(folder: Path) -> dict[str, str]:
+    table = folder / "cases.csv"
+    if not table.is_file():
+        return {}
+    return {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+
+
+def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file as (line number, text by column in lower case)."""
+    try:
+        # Excel puts a byte order mark in front.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            columns = [column.strip().lower() for column in next(reader, [])]
+            rows = [(reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}). Save it as CSV with commas, in UTF-8.") from error
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(missing)}. "
+            f"Its first line must name the columns {', '.join(needed)}, with commas between them."
+        )
+    # A row that ends early has its last cells empty.
+    return [(line, {column: row.get(column, "") for column in columns}) for line, row in rows]
+
+
+def _read(case: Case, file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.Image | Problem:
+    if not file.exists():
+        return Problem(case.name, file, f"{file.name} is missing in {file.parent}.")
+    try:
+        return reader(file)
+    except UserError as error:
+        return Problem(case.name, file, str(error))
+
+
+def _extent_problem(mask: sitk.Image) -> str | None:
+    voxels = sitk.GetArrayViewFromImage(mask)
+    if not voxels.any():
+        return "is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
+    if voxels.all():
+        return "covers the whole image. Draw the gland, or leave the case out."
+    return None
+
+
+def _geometry_problem(scan: sitk.Image, mask: sitk.Image) -> str | None:
+    if scan.GetSize() != mask.GetSize():
+        scan_size, mask_size = (" x ".join(map(str, image.GetSize())) for image in (scan, mask))
+        return f"has {mask_size} voxels, its image {scan_size}. Resample the mask to the image."
+    corners = list(product(*((0, n - 1) for n in scan.GetSize())))
+    distance_mm = max(
+        float(np.linalg.norm(np.subtract(*(image.TransformIndexToPhysicalPoint(corner) for image in (scan, mask)))))
+        for corner in corners
+    )
+    if distance_mm > MASK_TOLERANCE_VOXELS * min(scan.GetSpacing()):
+        return (
+            f"lies up to {distance_mm:.3g} mm away from its image: origin, spacing or direction differ. "
+            "Resample the mask to the image."
+        )
+    return None
+
+
+def _repeated_images(cases: Sequence[Case]) -> list[Problem]:
+    """An image under two names could be trained on and validated with."""
+    first: dict[Path, str] = {}
+    problems = []
+    for case in cases:
+        name = first.setdefault(case.image.resolve(), case.name)
+        if name != case.name:
+            sentence = f"{case.image.name} is also the image of {name}. Remove one of the two cases."
+            problems.append(Problem(case.name, case.image, sentence))
+    return problems

@@ -1,0 +1,126 @@
+"""Which processor computes, in which precision, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from vnet_segmentation.errors import ExitCode, UserError
+
+DEVICE_CHOICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor, the precision the network computes in there, and the reason for both, as a sentence."""
+
+    name: str
+    precision: str
+    reason: str
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.name)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context in which the network computes in `precision`; weights stay as they are."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, PRECISIONS[self.precision])
+
+
+def choose_device(name: str = "auto", precision: str = "auto") -> Device:
+    """The device to compute on.
+
+    Args:
+        name: "auto" takes CUDA, else the CPU; "cpu", "cuda", "cuda:1", "mps" insist. MPS is only taken by name:
+            its Conv3d fails or is slow in many versions of torch.
+        precision: "auto" takes what is fast and accurate there; "float32", "bfloat16", "float16" insist.
+
+    Raises:
+        UserError: the device that was asked for is not there (`ExitCode.USAGE`).
+    """
+    kind = name.partition(":")[0]
+    if kind not in DEVICE_CHOICES:
+        raise UserError(f"Unknown device {name!r}. Choose one of: {', '.join(DEVICE_CHOICES)}.", ExitCode.USAGE)
+    if precision not in ("auto", *PRECISIONS):
+        raise UserError(
+            f"Unknown precision {precision!r}. Choose auto or one of: {', '.join(PRECISIONS)}.", ExitCode.USAGE
+        )
+    if kind == "auto":
+        problem = _cuda_problem("cuda")
+        name, why = ("cuda", "A CUDA GPU is there") if problem is None else ("cpu", problem)
+    else:
+        problem = {"cuda": _cuda_problem, "mps": _mps_problem}.get(kind, lambda _: None)(name)
+        if problem is not None:
+            raise UserError(f"The device {name!r} cannot be used: {problem}. Choose auto or cpu.", ExitCode.USAGE)
+        why = "It was asked for"
+    if precision != "auto":
+        return Device(name, precision, f"{why}; the precision was asked for.")
+    precision, because = _best_precision(name)
+    return Device(name, precision, f"{why}; {because}.")
+
+
+def set_cpu_threads() -> int:
+    """Uses every core but one, so that the desktop stays alive; both where there are only two.
+
+    Returns:
+        The number of threads.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))  # what a container or a batch system lets us have
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    threads = cores - 1 if cores > 2 else cores
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _cuda_problem(name: str) -> str | None:
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            return f"torch {torch.__version__} is a build without CUDA"
+        return f"torch {torch.__version__} finds no CUDA GPU or its driver"
+    index = torch.device(name).index or 0
+    if index >= torch.cuda.device_count():
+        return f"there are only {torch.cuda.device_count()} CUDA GPUs"
+    try:
+        # A GPU too old or too new for this torch is listed as available and fails at its first kernel.
+        torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8, device=name), torch.zeros(1, 1, 5, 5, 5, device=name))
+    except RuntimeError as error:
+        return f"the GPU failed a first convolution ({str(error).splitlines()[0]})"
+    return None
+
+
+def _mps_problem(name: str) -> str | None:
+    if not torch.backends.mps.is_available():
+        return "there is no Apple GPU that torch can use"
+    try:
+        torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8, device=name), torch.zeros(1, 1, 5, 5, 5, device=name))
+    except (RuntimeError, NotImplementedError) as error:
+        return f"its torch has no 3D convolution there ({str(error).splitlines()[0]})"
+    return None
+
+
+def _best_precision(name: str) -> tuple[str, str]:
+    kind = torch.device(name).type
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "bfloat16 because the GPU has it"
+        return "float16", "float16 because the GPU has no bfloat16"
+    if kind == "cpu" and _cpu_has_fast_bfloat16():
+        return "bfloat16", "bfloat16 because the processor has it (AVX512_BF16 or AMX)"
+    return "float32", "float32 because nothing shorter is fast there"
+
+
+def _cpu_has_fast_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capabilities:
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("amx_tile"))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())

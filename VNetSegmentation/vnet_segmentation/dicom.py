@@ -1,0 +1,256 @@
+"""Which of the DICOM series in a folder is the scan, and reading it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from vnet_segmentation.errors import UserError
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+MAX_VOXELS = 512**3
+"""Voxels of the largest scan that is read (134 million: 0.5 GB as float32); a prostate MR has 1 to 60 million."""
+
+MIN_SERIES_SLICES = 10
+"""An axial T2 series with fewer slices is a scout, and is not chosen unasked."""
+
+POSITION_TOLERANCE_MM = 0.01
+SPACING_TOLERANCE = 0.1
+"""Distances between slices may differ by this part of their median, which rounded positions explain."""
+SHIFT_TOLERANCE_MM = 1.0
+"""Sideways shift over the whole stack that is taken for rounding; ITK would straighten a larger one silently."""
+
+SOP_CLASS, MODALITY, DESCRIPTION, PROTOCOL = "0008|0016", "0008|0060", "0008|103e", "0018|1030"
+SERIES_NUMBER, POSITION, ORIENTATION = "0020|0011", "0020|0032", "0020|0037"
+
+# "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, and no map computed from T2 weighted images.
+_T2 = re.compile(r"(?<![a-z0-9])t2(?!\s*\*)(?!.*\bmap\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One image series of a folder."""
+
+    uid: str
+    number: str
+    """Series number, "" where the files give none."""
+    description: str
+    modality: str
+    plane: str
+    """"axial", "sagittal" or "coronal", by the nearest body axis; "unknown" without an orientation."""
+    size: tuple[int, int, int]
+    """Columns, rows, slices."""
+    files: tuple[str, ...]
+
+    @property
+    def is_axial_t2(self) -> bool:
+        return (
+            self.modality in ("MR", "")
+            and self.plane == "axial"
+            and self.size[2] >= MIN_SERIES_SLICES
+            and _T2.search(self.description) is not None
+        )
+
+    def __str__(self) -> str:
+        number = self.number or self.uid
+        description = self.description or "no description"
+        return f"{number}: {description}, {self.modality or 'modality unknown'}, {self.size[2]} slices, {self.plane}"
+
+
+def check_voxel_count(size: tuple[int, ...], name: str) -> None:
+    """Refuses a scan by the size that its header announces, before any pixel is read.
+
+    Raises:
+        UserError: more than `MAX_VOXELS` voxels.
+    """
+    if np.prod(size, dtype=float) > MAX_VOXELS:
+        shape = " x ".join(map(str, size))
+        raise UserError(
+            f"{name} is too large: {shape} voxels, the limit is {MAX_VOXELS // 10**6} million. "
+            f"Crop it around the prostate or resample it."
+        )
+
+
+def read_series(folder: str | os.PathLike[str], series: str | None = None) -> sitk.Image:
+    """Reads the scan in a folder of DICOM files.
+
+    Subfolders count too. Without `series`, the folder's only series is read, or its only axial T2 series with at least
+    `MIN_SERIES_SLICES` slices.
+
+    Args:
+        folder: folder of DICOM slices, of one or of several series.
+        series: number or UID of the series to read.
+
+    Returns:
+        The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position.
+
+    Raises:
+        UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
+            doubled or unevenly spaced slices, too many voxels, or damaged files.
+    """
+    folder = Path(folder)
+    chosen = choose_series(folder, series)
+    name = f"Series {chosen.number or chosen.uid} in {folder.resolve().name}"
+    if chosen.modality not in ("MR", ""):
+        raise UserError(f"{name} is {_modality_name(chosen.modality)}, not an MR. Give a T2-weighted MR scan.")
+    check_voxel_count(chosen.size, name)
+    damaged = _damaged_files(chosen)
+    if damaged:
+        raise UserError(
+            f"{name} has files that are damaged or incomplete ({len(damaged)}, for instance {min(damaged)}). "
+            f"Export the series again."
+        )
+    try:
+        if len(chosen.files) == 1:
+            return sitk.ReadImage(chosen.files[0])
+        return sitk.ReadImage(_sorted_slices(chosen, name))
+    except RuntimeError as error:
+        raise UserError(f"{name} cannot be read: a file is damaged or incomplete. Export the series again.") from error
+
+
+def choose_series(folder: Path, series: str | None) -> Series:
+    """The series that `read_series` reads; see there."""
+    name = folder.resolve().name
+    found = find_series(folder)
+    if not found:
+        raise UserError(f"The folder {name} holds no DICOM images. Give a scan file or a folder of DICOM slices.")
+    if series is not None:
+        fitting = [one for one in found if series in (one.uid, one.number)]
+        problem = f"{len(fitting) or 'None'} of the DICOM series in {name} has the number or UID {series}."
+    else:
+        fitting = found if len(found) == 1 else [one for one in found if one.is_axial_t2]
+        problem = f"{name} holds {len(found)} DICOM series, {len(fitting) or 'none'} of them known to be axial T2."
+    if len(fitting) != 1:
+        # Where a number is not unique, only the UID tells the series apart.
+        doubled = len({one.number for one in found}) < len(found)
+        lines = "\n".join(f"  {one}{f' (UID {one.uid})' if doubled and one.number else ''}" for one in found)
+        raise UserError(f"{problem} Choose one with --series and its number or UID:\n{lines}")
+    return fitting[0]
+
+
+def find_series(folder: Path) -> list[Series]:
+    """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two."""
+    found = []
+    for directory, subfolders, _ in os.walk(folder):
+        subfolders.sort()
+        in_directory = [
+            _describe(uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, uid))
+            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(directory)
+        ]
+        images = [one for one in in_directory if one is not None]
+        found += sorted(images, key=lambda one: (len(one.number), one.number, one.uid))
+    return found
+
+
+def _describe(uid: str, files: tuple[str, ...]) -> Series | None:
+    """What the header of a series' first file tells; None where it holds no image (a report, a plan)."""
+    try:
+        header = _read_header(files[0])
+    except RuntimeError:
+        return None
+    columns, rows, frames = header.GetSize()
+    description = _tag(header, DESCRIPTION) or _tag(header, PROTOCOL)
+    orientation = _numbers(header, ORIENTATION)
+    normal = np.cross(orientation[:3], orientation[3:]) if len(orientation) == 6 else None
+    return Series(
+        uid=uid,
+        number=_tag(header, SERIES_NUMBER),
+        description=description,
+        modality=_tag(header, MODALITY).upper(),
+        plane="unknown" if normal is None else ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))],
+        # An enhanced DICOM file holds the whole stack as frames.
+        size=(columns, rows, frames if len(files) == 1 else len(files)),
+        files=tuple(files),
+    )
+
+
+def _damaged_files(series: Series) -> list[str]:
+    """Names of files of the series that GDCM could not read, and so left out without a word.
+
+    Recognised by the series' UID and by its SOP class, which a report that refers to the series does not have.
+    """
+    known = {Path(file).name for file in series.files}
+    sop_class = _tag(_read_header(series.files[0]), SOP_CLASS).encode()
+    damaged = []
+    for path in Path(series.files[0]).parent.iterdir():
+        if path.name not in known and path.is_file():
+            with open(path, "rb") as file:
+                start = file.read(1 << 16)
+            # The SOP class is the second or third element after the preamble and the letters DICM.
+            if start[128:132] == b"DICM" and sop_class in start[:256] and series.uid.encode() in start:
+                damaged.append(path.name)
+    return damaged
+
+
+def _sorted_slices(series: Series, name: str) -> list[str]:
+    """The files along the stack's normal; refuses a stack that is not an even grid."""
+    headers = [_read_header(file) for file in series.files]
+    positions = [_numbers(header, POSITION) for header in headers]
+    orientations = [_numbers(header, ORIENTATION) for header in headers]
+    if any(len(p) != 3 for p in positions) or any(len(o) != 6 for o in orientations):
+        raise UserError(f"{name} does not say where its slices lie. Export it again from the scanner or the archive.")
+    if {header.GetSize() for header in headers} != {(*series.size[:2], 1)} or not np.allclose(
+        orientations, orientations[0], atol=1e-3
+    ):
+        raise UserError(f"The slices of {name} differ in size or orientation. Choose another series with --series.")
+    normal = np.cross(orientations[0][:3], orientations[0][3:])
+    depths_mm = np.array(positions) @ normal
+    order = np.argsort(depths_mm, kind="stable")
+    _check_even(depths_mm[order], name)
+    way_mm = np.array(positions[order[-1]]) - np.array(positions[order[0]])
+    shift_mm = float(np.linalg.norm(way_mm - (way_mm @ normal) * normal))
+    if shift_mm > SHIFT_TOLERANCE_MM:
+        raise UserError(
+            f"The slices of {name} are shifted sideways by {shift_mm:.1f} mm over the stack. "
+            f"Resample it to a straight grid first."
+        )
+    return [series.files[i] for i in order]
+
+
+def _check_even(depths_mm: np.ndarray, name: str) -> None:
+    gaps_mm = np.diff(depths_mm)
+    usual_mm = float(np.median(gaps_mm))
+    if gaps_mm.min() < POSITION_TOLERANCE_MM:
+        raise UserError(
+            f"{name} has several images at the same place, as a dynamic or diffusion series or a double export has. "
+            f"Choose another series with --series, or export it again."
+        )
+    if gaps_mm.max() > 1.5 * usual_mm:
+        raise UserError(
+            f"{name} misses slices: a gap of {gaps_mm.max():.1f} mm where slices are {usual_mm:.1f} mm apart. "
+            f"Export the whole series again."
+        )
+    if np.abs(gaps_mm - usual_mm).max() > SPACING_TOLERANCE * usual_mm:
+        raise UserError(
+            f"The slices of {name} are unevenly spaced, {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart. "
+            f"Resample it to an even grid first."
+        )
+
+
+def _modality_name(modality: str) -> str:
+    return "a CT" if modality == "CT" else f"of modality {modality}"
+
+
+def _read_header(file: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _tag(header: sitk.ImageFileReader, key: str) -> str:
+    return header.GetMetaData(key).strip(" \0") if header.HasMetaDataKey(key) else ""
+
+
+def _numbers(header: sitk.ImageFileReader, key: str) -> list[float]:
+    """The backslash-separated numbers of a tag, empty where it is missing or no number."""
+    try:
+        return [float(number) for number in _tag(header, key).split("\\")]
+    except ValueError:
+        return []

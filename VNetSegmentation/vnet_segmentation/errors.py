@@ -1,0 +1,37 @@
+"""What can go wrong by the user's hand, and the exit codes that tell a script so."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line and of headless runs."""
+
+    OK = 0
+    SOME_FAILED = 1
+    """Several cases were asked for and at least one of them failed."""
+    USAGE = 2
+    MISSING_DEPENDENCY = 3
+    BAD_INPUT = 4
+    """A scan, mask, data set or checkpoint that cannot be used."""
+    BAD_MODEL = 5
+    """A model bundle that is missing, damaged or foreign."""
+    EMPTY_RESULT = 6
+    """The scan was segmented, and no prostate was found: the mask that was written is empty."""
+    CANNOT_WRITE = 7
+    OUT_OF_MEMORY = 8
+    CANCELLED = 130
+    """Interrupted by the user (Ctrl+C)."""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message is a sentence or two for the user: what was wrong, and what to do. Everything else that is
+    raised is a bug and keeps its traceback.
+    """
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.BAD_INPUT) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,133 @@
+"""The models on this computer: those that come with the program and the user's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnet_segmentation.bundle import check_weights_hash, read_description
+from vnet_segmentation.errors import ExitCode, UserError
+
+MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
+"""Environment variable: a folder of models to use instead of the user's usual one."""
+
+DEFAULT_MODEL_FILE = "default.txt"
+"""In the folder of bundled models: the name of the one that is used when none is asked for."""
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model as a list shows it."""
+
+    name: str
+    """The folder's name, by which `find_model` finds it."""
+    folder: Path
+    bundled: bool
+    """Came with the program; otherwise the user's own."""
+    title: str
+    """For a person; the folder's name where model.json cannot be read."""
+    problem: str | None
+    """Why the model cannot be used, in a sentence; None for a sound one."""
+
+
+def bundled_models_folder(package: Path = _PACKAGE) -> Path | None:
+    """Where the models are that came with the program; None if there are none.
+
+    Args:
+        package: folder of this package: in a wheel, in the installed Slicer module or in the source tree.
+    """
+    candidates = (
+        package / "models",  # wheel
+        package.parent / "Resources" / "Models",  # Slicer
+        package.parent.parent / "Resources" / "Models",  # source tree
+    )
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def user_models_folder() -> Path:
+    """Where the user's own models are kept; it need not exist. `MODELS_VARIABLE` names another one."""
+    chosen = os.environ.get(MODELS_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "VNetSegmentation" / "Models"
+
+
+def list_models(user_folder: Path | None = None) -> list[ListedModel]:
+    """Bundled models, then the user's, each by name. A damaged one is listed with what is wrong with it.
+
+    The SHA-256 of the weights is checked: about 10 ms for a bundled model.
+
+    Args:
+        user_folder: the user's models; None for `user_models_folder`.
+    """
+    bundled = bundled_models_folder()
+    return [_listed(folder, folder.parent == bundled) for folder in _model_folders(user_folder)]
+
+
+def find_model(name_or_path: str | None, user_folder: Path | None = None) -> Path:
+    """Folder of a model; `bundle.load_bundle` checks what is in it.
+
+    Args:
+        name_or_path: a model's name as `list_models` gives it, or else the path of a bundle's folder; None for the
+            default model.
+        user_folder: the user's models; None for `user_models_folder`.
+
+    Raises:
+        UserError: `ExitCode.BAD_MODEL`: unknown, or the name is both a bundled model's and the user's.
+    """
+    name = _default_name() if name_or_path is None else name_or_path
+    folders = list(_model_folders(user_folder))
+    found = [folder for folder in folders if folder.name == name]
+    if len(found) > 1:
+        raise UserError(
+            f"Two models are called {name}. Give the folder of one: {found[0]} or {found[1]}.", ExitCode.BAD_MODEL
+        )
+    if found:
+        return found[0]
+    if name_or_path and Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    known = ", ".join(sorted(folder.name for folder in folders)) or "none"
+    raise UserError(
+        f"There is no model {name}. Known models: {known}. Choose one of them or give the folder of a model.",
+        ExitCode.BAD_MODEL,
+    )
+
+
+def _model_folders(user_folder: Path | None) -> Iterator[Path]:
+    for library in (bundled_models_folder(), user_folder or user_models_folder()):
+        if library is not None and library.is_dir():
+            # Dotted folders are bundles that are being written; __pycache__ appears in a package.
+            yield from sorted(f for f in library.iterdir() if f.is_dir() and not f.name.startswith((".", "_")))
+
+
+def _default_name() -> str:
+    bundled = bundled_models_folder()
+    try:
+        if bundled is not None:
+            return (bundled / DEFAULT_MODEL_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        pass
+    raise UserError("No model came with this installation. Install it again, or name a model.", ExitCode.BAD_MODEL)
+
+
+def _listed(folder: Path, bundled: bool) -> ListedModel:
+    title = folder.name
+    try:
+        description = read_description(folder)
+        title = description["title"]
+        check_weights_hash(folder, description)
+    except UserError as error:
+        return ListedModel(folder.name, folder, bundled, title, str(error))
+    return ListedModel(folder.name, folder, bundled, title, None)

@@ -1,0 +1,94 @@
+"""How a model is trained: settings that presets/recipes/*.json hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vnet_segmentation.appearance import AppearanceSettings
+from vnet_segmentation.deformation import DeformationSettings
+from vnet_segmentation.errors import ExitCode, UserError
+
+RECIPES_FOLDER = Path(__file__).parent / "presets" / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run. Sizes and lengths in axis order x, y, z."""
+
+    title: str
+    normalisation: str
+    """Of the network, see `network.VNet`."""
+    loss: str
+    """A name in `loss.LOSSES`."""
+    optimiser: str
+    """"adamw" or "sgd"."""
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    """"cosine", from the learning rate to 0, or "steps", divided by 10 every `iterations_per_step`."""
+    iterations: int
+    batch_size: int
+    momentum: float = 0.9
+    iterations_per_step: int = 25_000
+    warm_up_iterations: int = 0
+    gradient_norm: float | None = None
+    """Gradients longer than this are shortened to it."""
+    averaging_decay: float = 0.0
+    """Of the exponential average of the weights, which is the model that is kept; 0 keeps the last weights."""
+    synthetic_probability: float = 0.0
+    """Share of the crops that come from synthetic phantoms."""
+    small_crop_until: float = 0.0
+    """Part of the run that sees `small_crop_size` instead of the model's whole field: most of the learning at
+    less than half of the time."""
+    small_crop_size: tuple[int, int, int] = (96, 96, 48)
+    centre_jitter_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Largest distance between the crop's centre and the gland's. All 0: crops are centred on the scan, as in the
+    paper's code."""
+    anywhere_probability: float = 0.0
+    """Share of the crops centred anywhere in the scan, with the gland or without it."""
+    deformation: DeformationSettings = field(default_factory=DeformationSettings)
+    appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
+
+    def learning_rate_at(self, iteration: int, progress: float) -> float:
+        """Learning rate of an iteration (from 0), `progress` in [0, 1] being the part of the run that is done."""
+        if self.schedule == "steps":
+            return self.learning_rate / 10 ** (iteration // self.iterations_per_step)
+        warm_up = min(1.0, (iteration + 1) / (self.warm_up_iterations + 1))
+        return self.learning_rate * warm_up * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+    def as_dict(self) -> dict[str, Any]:
+        """For model.json and checkpoints."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(settings: dict[str, Any]) -> Recipe:
+        """The inverse of `as_dict`.
+
+        Raises:
+            TypeError: an unknown or missing setting.
+        """
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        settings["deformation"] = DeformationSettings(**settings.get("deformation", {}))
+        settings["appearance"] = AppearanceSettings(**settings.get("appearance", {}))
+        return Recipe(**settings)
+
+
+def recipe_names() -> list[str]:
+    """Names of the presets."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.json"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A preset by its name.
+
+    Raises:
+        UserError: there is no such preset (`ExitCode.USAGE`).
+    """
+    path = RECIPES_FOLDER / f"{name}.json"
+    if name not in recipe_names():
+        raise UserError(f"Unknown preset {name!r}. Choose one of: {', '.join(recipe_names())}.", ExitCode.USAGE)
+    return Recipe.from_dict(json.loads(path.read_text("utf-8")))

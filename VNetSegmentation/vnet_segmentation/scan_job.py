@@ -1,0 +1,106 @@
+"""One scan file in, result files out. Every file appears whole or not at all, and the mask last: where there is a
+mask, the rest is there too, so that an interrupted batch knows what is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vnet_segmentation
+from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.mask_files import check_output_path, write_mask, write_probability
+from vnet_segmentation.picture import write_picture
+from vnet_segmentation.scans import read_scan
+from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write; None for those that are not wanted."""
+
+    mask: Path
+    probability: Path | None = None
+    picture: Path | None = None
+    report: Path | None = None
+
+    @property
+    def all(self) -> list[Path]:
+        return [path for path in (self.probability, self.picture, self.report, self.mask) if path]
+
+    def check(self, scan: Path, overwrite: bool) -> None:
+        """Finds what would fail at the end, before the work begins.
+
+        Raises:
+            UserError: a format that cannot be written, a file that exists, or the scan itself.
+        """
+        check_output_path(self.mask)
+        if self.probability:
+            check_output_path(self.probability, segmentation=False)
+        if self.picture and self.picture.suffix.lower() != ".png":
+            raise UserError(f"The picture {self.picture} must end in .png.", ExitCode.USAGE)
+        if len({path.resolve() for path in self.all}) < len(self.all):
+            raise UserError("Two outputs have the same name. Give each its own.", ExitCode.USAGE)
+        for path in self.all:
+            if path.resolve() == scan.resolve():
+                raise UserError(f"{path} is the scan itself. Choose another output.", ExitCode.USAGE)
+            if path.exists() and not overwrite:
+                raise UserError(
+                    f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE
+                )
+
+
+def segment_file(
+    segmenter: Segmenter,
+    scan_path: Path,
+    outputs: Outputs,
+    threshold: float = 0.5,
+    series: str | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback = lambda fraction, sentence: None,
+) -> dict[str, Any]:
+    """Segments a scan file, or a folder of DICOM slices, and writes the results.
+
+    Args:
+        series: DICOM series to take, see `dicom.read_series`.
+
+    Returns:
+        The report, see Docs/report.md.
+
+    Raises:
+        UserError: a scan that cannot be used, or an output that cannot be written. Nothing is written then, or only
+            some of the extras: the mask comes last.
+    """
+    outputs.check(scan_path, overwrite)
+    started = time.perf_counter()
+    scan = read_scan(scan_path, series)
+    read_s = time.perf_counter() - started
+    result = segmenter.segment(scan, threshold, progress)
+
+    started = time.perf_counter()
+    if outputs.probability:
+        write_probability(result.probability, outputs.probability)
+    if outputs.picture:
+        write_picture(scan, result.mask, outputs.picture)
+    report = _file_report(scan_path, scan, outputs, result, read_s)
+    if outputs.report:
+        with atomic_path(outputs.report) as temporary:
+            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_mask(result.mask, outputs.mask)
+    report["seconds"]["write"] = round(time.perf_counter() - started, 3)
+    return report
+
+
+def _file_report(scan_path: Path, scan: Any, outputs: Outputs, result: Segmentation, read_s: float) -> dict[str, Any]:
+    return {
+        "scan": str(scan_path),
+        "size": list(scan.GetSize()),
+        "spacing_mm": [round(spacing, 4) for spacing in scan.GetSpacing()],
+        "mask": str(outputs.mask),
+        **result.report,
+        "seconds": {"read": round(read_s, 3), **result.report["seconds"]},
+        "version": vnet_segmentation.__version__,
+    }
