@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from vnet_segmentation.dataset import Case, check_case, check_cases, find_cases, folds, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 
@@ -69,7 +68,7 @@ def test_promise12_folder_in_all_formats(tmp_path: Path) -> None:
         ("Case00.mhd", "Case00_segmentation.mhd"),
         ("Case01.nii.gz", "Case01_segmentation.nrrd"),
         ("Case02.mha", "Case02_segmentation.seg.nrrd"),
-        ("Case10.NRRD", "Case10_Segmentation.nii".replace("S", "s")),
+        ("Case10.NRRD", "Case10_segmentation.nii"),
     ]
     touch(tmp_path, *(name for pair in pairs for name in pair))
     touch(tmp_path, "Case00.raw", "Case00_segmentation.raw", "README.md", "._Case00.mhd")
@@ -251,11 +250,12 @@ def test_several_labels_are_named(case: Case) -> None:
     assert "2 labels (1, 3)" in sentences(case)[0]
 
 
-def test_image_with_nan(case: Case) -> None:
+def test_image_with_nan(tmp_path: Path, case: Case) -> None:
     image = sitk.Cast(scan_image(), sitk.sitkFloat32)
     image[3, 3, 3] = float("nan")
-    write(image, case.image)
-    assert "Case00.nii.gz has voxels that are not a number" in sentences(case)[0]
+    # Not NIfTI: ITK's reader of it replaces NaN by 0.
+    write(image, tmp_path / "nan.mha")
+    assert "nan.mha has voxels that are not a number" in sentences(Case("nan", tmp_path / "nan.mha", case.mask))[0]
 
 
 def test_image_of_several_channels(case: Case) -> None:
@@ -336,11 +336,11 @@ def test_a_seed_draws_the_same_cases_in_any_order() -> None:
 
 
 def test_the_draw_of_a_seed_is_the_same_on_every_machine_and_version() -> None:
-    assert [case.name for case in split_by_site(make_cases(a=10, b=10), 4, seed=1)[1]] == PINNED
-
-
-# Recorded once: a change of it would move cases between training and validation of models that exist.
-PINNED = ["?"]
+    # random.Random(1).random() gives 0.13 0.85 0.76 0.26 0.50 0.45 0.65 0.79 0.09 0.03, the smallest at 9 and 8, then
+    # 0.84 0.43 0.76 0.002 0.45 0.72 0.23 0.95 0.90 0.03, the smallest at 3 and 9. Another draw would move cases between
+    # training and validation of models that exist.
+    _, validation = split_by_site(make_cases(a=10, b=10), 4, seed=1)
+    assert [case.name for case in validation] == ["a08", "a09", "b03", "b09"]
 
 
 def test_cases_of_unknown_site_are_one_site() -> None:
@@ -407,7 +407,6 @@ def test_promise12_is_sound_and_has_four_sites(promise12: Path) -> None:
     cases = find_cases(promise12)
     assert len(cases) == 40
     assert count_sites(cases).keys() == {"BIDMC", "HK", "RUNMC", "UCL"}
-    # Two cases are read; all 40 take long.
-    assert check_cases(cases[:2]) == []
+    assert check_cases(cases) == []
     _, validation = split_by_site(cases, 8, seed=0)
     assert count_sites(validation) == {"BIDMC": 2, "HK": 2, "RUNMC": 2, "UCL": 2}

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-import vnet_segmentation
+from vnet_segmentation import __version__
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, VNet
 
@@ -97,7 +97,7 @@ def save_bundle(
         "network": {"layout": network.layout, "width": network.width, "normalisation": network.normalisation},
         "versions": {
             "torch": str(torch.__version__),
-            "vnet_segmentation": getattr(vnet_segmentation, "__version__", "unknown"),
+            "vnet_segmentation": __version__,
         },
         "weights": {
             "file": WEIGHTS_FILE,

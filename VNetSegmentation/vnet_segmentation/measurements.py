@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 class Measurements:
     """Size of a gland; all 0 for an empty mask.
 
-    The diameters follow the image's own axes, each named after the patient's axis that it is nearest to, so that an oblique
-    scan is measured in its own planes, as a reader measures it. An extent reaches from outer edge to outer edge of the
-    outermost voxels; what lies between them need not be filled.
+    The diameters follow the image's own axes, each named after the patient's axis that it is nearest to, so that an
+    oblique scan is measured in its own planes, as a reader measures it. An extent reaches from outer edge to outer edge
+    of the outermost voxels; what lies between them need not be filled.
     """
 
     volume_ml: float

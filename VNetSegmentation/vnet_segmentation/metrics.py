@@ -7,8 +7,8 @@ Masks are three-dimensional SimpleITK images, 0 outside the gland and anything e
 A mask's surface is its voxels with a background voxel among their six neighbours, where all that is outside the image
 is background; distances run between the centres of surface voxels, in mm, on the image's own grid.
 
-An empty mask has no surface. If one of the two is empty, the gland is missed: Dice is 0 and every distance is the image's
-diagonal. If both are, they agree: Dice is 1, distances and volume difference are 0.
+An empty mask has no surface. If one of the two is empty, the gland is missed: Dice is 0 and every distance is the
+image's diagonal. If both are, they agree: Dice is 1, distances and volume difference are 0.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ class Comparison:
 def compare(result: sitk.Image, reference: sitk.Image) -> Comparison:
     """All metrics over the whole gland, the base and the apex.
 
-    The reference's slices, along the image axis nearest to the patient's superior-inferior one, are parted in three; base
-    and apex have the same number of slices, a third rounded to the nearest and at least one. What the result has beyond the
-    reference's ends belongs to the part at that end. If the reference is empty, so are its parts, and all three agreements
-    are the whole gland's.
+    The reference's slices, along the image axis nearest to the patient's superior-inferior one, are parted in three;
+    base and apex have the same number of slices, a third rounded to the nearest and at least one. What the result has
+    beyond the reference's ends belongs to the part at that end. If the reference is empty, so are its parts, and all
+    three agreements are the whole gland's.
 
-    Distances of a part start at the surface voxels within it and end anywhere on the other mask's surface, so that the
-    planes of the cut are not taken for surface. The challenge's paper does not say how it treats them.
+    Distances of a part start at the surface voxels within it and end anywhere on the other mask's surface: the planes
+    of the cut are not taken for surface, and a part that the result does not reach is as far away as the result ends
+    from it. Evaluations that cut the masks first and then measure give other distances.
 
     Args:
         result: mask to judge.
@@ -115,8 +116,8 @@ def hausdorff95_mm(result: sitk.Image, reference: sitk.Image) -> float:
 def average_boundary_distance_mm(result: sitk.Image, reference: sitk.Image) -> float:
     """Mean distance to the other surface, in mm.
 
-    The mean runs over the surface voxels of both masks pooled: the sum of both directed sums of distances over the sum of
-    both numbers of voxels.
+    The mean runs over the surface voxels of both masks pooled: the sum of both directed sums of distances over the sum
+    of both numbers of voxels.
 
     Raises:
         UserError: the masks lie on different grids.
@@ -248,9 +249,8 @@ def _surface_distances(
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    in_plane = mask.any(axis=0)
-    occupied = mask.any(axis=(1, 2)), in_plane.any(axis=1), in_plane.any(axis=0)
-    return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in map(np.flatnonzero, occupied))
+    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in occupied)
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -265,8 +265,9 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _distance_map_mm(surface: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray[np.float32]:
     """Distance from each voxel to the nearest voxel of `surface`."""
-    image = sitk.GetImageFromArray(surface.astype(np.uint8))
+    # The signed map is 0 on the border of its object, and every voxel of a surface is on the surface's own border, so that
+    # the map's magnitude is the distance. For that the filter must see the background outside the image, too.
+    image = sitk.GetImageFromArray(np.pad(surface, 1).astype(np.uint8))
     image.SetSpacing(spacing_mm)
-    # Each voxel of the one-voxel-thick surface is its own border, where the signed map is 0: its magnitude is the distance.
     signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    return np.abs(sitk.GetArrayViewFromImage(signed))
+    return np.abs(sitk.GetArrayViewFromImage(signed)[1:-1, 1:-1, 1:-1])

@@ -24,8 +24,8 @@ WINDOW_PERCENTILES = (1.0, 98.0)
 """Intensities that become black and white, of those in the gland and 5 mm around it."""
 MEDIAN_GRAY = 0.3
 MIN_GAMMA = 0.6
-"""The glare of an endorectal coil leaves the gland dark: where the median there is below `MEDIAN_GRAY` (0 black, 1 white),
-a gamma correction, not stronger than this, lifts it towards that."""
+"""The glare of an endorectal coil leaves the gland dark: where the median there is below `MEDIAN_GRAY` (0 black,
+1 white), a gamma correction, not stronger than this, lifts it towards that."""
 
 CONTOUR_RGB = (255, 220, 0)
 PROBABILITY_RGB = (0, 200, 255)
@@ -81,10 +81,10 @@ def write_picture(
 ) -> None:
     """Writes a montage of a scan with the contour of its mask, as a PNG file.
 
-    Up to 13 of the slices as they were acquired (across the axis of the widest spacing), spread over the gland and a little
-    beyond, then a cut through the gland's middle in either of the other two planes. All cells have one scale, with square
-    pixels, and show the gland with 25 mm around it, or the whole scan if the mask is empty. Each is labelled with the
-    patient's sides and, above left, with the index of its slice along the file's own axis, from 0.
+    Up to 13 of the slices as they were acquired (across the axis of the widest spacing), spread over the gland and a
+    little beyond, then a cut through the gland's middle in either of the other two planes. All cells have one scale,
+    with square pixels, and show the gland with 25 mm around it, or the whole scan if the mask is empty. Each is
+    labelled with the patient's sides and, above left, with the index of its slice along the file's own axis, from 0.
 
     Args:
         scan: three-dimensional scalar image, any axis order and direction.

@@ -68,7 +68,7 @@ def segment_file(
         series: DICOM series to take, see `dicom.read_series`.
 
     Returns:
-        The report, see Docs/report.md.
+        The report, see Docs/reference.md.
 
     Raises:
         UserError: a scan that cannot be used, or an output that cannot be written. Nothing is written then, or only

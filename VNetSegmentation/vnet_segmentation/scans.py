@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -142,6 +142,8 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         if nifti is not None:
             nifti.check(name)
         meta_image = _read_meta_image_header(path)
+        if meta_image is not None:
+            meta_image.check(name)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -336,6 +338,19 @@ def _holds(path: Path, n_bytes: int) -> bool:
     return seen >= n_bytes
 
 
+def _inflates_to(file: BinaryIO, n_bytes: int) -> bool:
+    """Whether a zlib stream is whole and of this length; on a damaged one ITK's MetaImage reader crashes."""
+    # 32 + 15: a header of zlib or of gzip, as MetaImage allows.
+    stream = zlib.decompressobj(wbits=47)
+    seen = 0
+    try:
+        while not stream.eof and seen <= n_bytes and (packed := stream.unconsumed_tail or file.read(_CHUNK_BYTES)):
+            seen += len(stream.decompress(packed, _CHUNK_BYTES))
+    except zlib.error:
+        return False
+    return stream.eof and seen == n_bytes
+
+
 def _is_gzip(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -349,36 +364,42 @@ class _MetaImageHeader:
     length: int
     """Bytes before the data, where they are in the same file."""
 
+    def check(self, name: str) -> None:
+        """Raises `UserError` where the size is missing or makes ITK crash, or the data are not named."""
+        try:
+            sizes = [int(size) for size in self.fields["DimSize"].split()]
+            consistent = len(sizes) == int(self.fields["NDims"]) and min(sizes) > 0
+        except (KeyError, ValueError):
+            consistent = False
+        if not consistent or "ElementDataFile" not in self.fields:
+            raise UserError(_damaged(name))
+
     def is_complete(self, path: Path, n_bytes: int) -> bool:
-        """Whether the data are as long as announced, for `n_bytes` of voxels."""
-        if self.fields.get("CompressedData", "False").lower() == "true":
-            n_bytes = int(self.fields.get("CompressedDataSize", n_bytes // MAX_DEFLATE_RATIO))
+        """Whether the data are there, as `n_bytes` of voxels, unpacked."""
         data_file = self.fields["ElementDataFile"]
-        if data_file.upper() == "LOCAL":
-            return path.stat().st_size >= self.length + n_bytes
         if data_file.startswith("LIST") or "%" in data_file:
             # A file for each slice, which ITK looks for.
             return True
-        data_path = path.parent / data_file
-        return data_path.is_file() and data_path.stat().st_size >= n_bytes
+        data_path, offset = (path, self.length) if data_file.upper() == "LOCAL" else (path.parent / data_file, 0)
+        if not data_path.is_file():
+            return False
+        if self.fields.get("CompressedData", "False").lower() != "true":
+            return data_path.stat().st_size >= offset + n_bytes
+        with open(data_path, "rb") as file:
+            file.seek(offset)
+            return _inflates_to(file, n_bytes)
 
 
 def _read_meta_image_header(path: Path) -> _MetaImageHeader | None:
-    """The header of a MetaImage file, None for any other file.
-
-    Raises:
-        UserError: the header ends too early.
-    """
+    """The header of a MetaImage file, None for any other file."""
     if not path.name.lower().endswith((".mha", ".mhd")):
         return None
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         # The line that names the data is the header's last.
         while "ElementDataFile" not in fields and (line := file.readline(4096)):
-            key, _, value = line.decode("latin-1").partition("=")
+            key, _, value = line.decode("utf-8", "surrogateescape").partition("=")
             fields[key.strip()] = value.strip()
-        if not {"DimSize", "ElementDataFile"} <= fields.keys():
-            raise UserError(_damaged(path.name))
         return _MetaImageHeader(fields, file.tell())
 
 

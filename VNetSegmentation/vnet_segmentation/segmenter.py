@@ -44,7 +44,7 @@ class Segmentation:
     probability: sitk.Image
     """float32 in [0, 1]; 0 outside the field that the network saw."""
     report: dict[str, Any]
-    """Plain values, see Docs/report.md."""
+    """Plain values, see Docs/reference.md."""
 
     @property
     def is_empty(self) -> bool:

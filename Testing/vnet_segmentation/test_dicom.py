@@ -1,0 +1,188 @@
+"""Choosing and reading a DICOM series, on small series written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from vnet_segmentation import dicom
+from vnet_segmentation.dicom import find_series, read_series
+from vnet_segmentation.errors import UserError
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+MR_STORAGE, CT_STORAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
+
+
+def write_series(
+    folder: Path,
+    number: int = 3,
+    description: str = "t2_tse_tra",
+    *,
+    uid: str | None = None,
+    modality: str = "MR",
+    n_slices: int = 12,
+    orientation: tuple[float, ...] = AXIAL,
+    position_mm: Callable[[int], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Slices of 16 x 14 pixels of 2 mm, 3 mm apart along the normal; returns their voxels (k, j, i), int16.
+
+    The files' names run against their positions, so that a reader which sorts by name is found out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = uid or f"1.2.826.{number}"
+    normal = np.cross(orientation[:3], orientation[3:])
+    position_mm = position_mm or (lambda k: 3.0 * k * normal)
+    voxels = np.random.default_rng(number).integers(100, 500, (n_slices, 14, 16), dtype=np.int16)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(n_slices):
+        image = sitk.GetImageFromArray(voxels[k])
+        image.SetSpacing((2.0, 2.0))
+        tags = {
+            dicom.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
+            "0008|0018": f"{uid}.{k + 1}",
+            dicom.MODALITY: modality,
+            dicom.DESCRIPTION: description,
+            dicom.SERIES_NUMBER: str(number),
+            "0020|000d": "1.2.826",
+            "0020|000e": uid,
+            "0020|0013": str(k + 1),
+            dicom.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
+            dicom.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{uid}-{n_slices - k:03d}.dcm"))
+        writer.Execute(image)
+    return voxels
+
+
+def test_reads_the_only_series_sorted_by_position(tmp_path: Path) -> None:
+    # A description that says nothing is enough where there is no choice.
+    voxels = write_series(tmp_path, description="")
+    image = read_series(tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), voxels)
+    assert image.GetSpacing() == pytest.approx((2.0, 2.0, 3.0))
+    assert image.GetDirection() == pytest.approx((1, 0, 0, 0, 1, 0, 0, 0, 1))
+
+
+def test_sagittal_series_keeps_its_axes(tmp_path: Path) -> None:
+    write_series(tmp_path, orientation=SAGITTAL)
+    # Columns run along y, rows along -z, slices along their cross product: (1, 0, 0) x ... = y x -z = -x.
+    assert read_series(tmp_path).GetDirection() == pytest.approx((0, 0, -1, 1, 0, 0, 0, -1, 0))
+
+
+def write_study(folder: Path) -> np.ndarray:
+    """A prostate study in subfolders; returns the voxels of its one axial T2 series, number 5."""
+    write_series(folder / "a", 1, "t2_localizer", n_slices=3)
+    write_series(folder / "a", 4, "t2_tse_sag", orientation=SAGITTAL)
+    write_series(folder / "b", 6, "ep2d_diff_ADC")
+    write_series(folder / "b", 7, "AX T2* GRE")
+    write_series(folder / "b", 8, "T2 map")
+    write_series(folder / "b", 9, "CT T2 level", modality="CT")
+    return write_series(folder / "c" / "deep", 5, "AX T2W_TSE")
+
+
+def test_picks_the_only_axial_t2_series(tmp_path: Path) -> None:
+    voxels = write_study(tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)), voxels)
+
+
+def test_series_by_number_or_uid(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for series in ("6", "1.2.826.6"):
+        expected = np.random.default_rng(6).integers(100, 500, (12, 14, 16), dtype=np.int16)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, series)), expected)
+
+
+def test_lists_the_series_where_several_fit(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_series(tmp_path / "d", 10, "T2_cor_axial", orientation=(0.8, 0, 0.6, 0, 1, 0))
+    with pytest.raises(UserError, match="--series") as refused:
+        read_series(tmp_path)
+    message = str(refused.value)
+    assert "holds 8 DICOM series, 2 of them known to be axial T2" in message
+    assert "  4: t2_tse_sag, MR, 12 slices, sagittal" in message.splitlines()
+    assert "  1: t2_localizer, MR, 3 slices, axial" in message.splitlines()
+
+
+def test_lists_the_series_where_none_fits(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    with pytest.raises(UserError, match=r"None of the DICOM series in .* has the number or UID 99"):
+        read_series(tmp_path, "99")
+
+
+def test_uid_tells_series_of_one_number_apart(tmp_path: Path) -> None:
+    write_series(tmp_path, 5, uid="1.2.826.51")
+    voxels = write_series(tmp_path, 5, uid="1.2.826.52", n_slices=11)
+    with pytest.raises(UserError, match=r"2 of the DICOM series .*(?s:.*)UID 1\.2\.826\.52"):
+        read_series(tmp_path, "5")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, "1.2.826.52")), voxels)
+
+
+def test_describes_each_series(tmp_path: Path) -> None:
+    write_series(tmp_path, 4, "t2_tse_sag", orientation=SAGITTAL, n_slices=10)
+    (series,) = find_series(tmp_path)
+    assert (series.number, series.description, series.modality, series.plane) == ("4", "t2_tse_sag", "MR", "sagittal")
+    assert series.size == (16, 14, 10)
+    assert not series.is_axial_t2
+
+
+def test_refuses_ct(tmp_path: Path) -> None:
+    write_series(tmp_path, modality="CT")
+    with pytest.raises(UserError, match="is a CT, not an MR"):
+        read_series(tmp_path)
+
+
+def test_refuses_folder_without_dicom(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(UserError, match="no DICOM images"):
+        read_series(tmp_path)
+
+
+POSITIONS = {
+    # The seventh slice is not where it should be: 3 mm between slices, then 6 mm.
+    "missing slice": (lambda k: (0, 0, 3.0 * (k + (k > 5))), "misses slices: a gap of 6.0 mm where slices are 3.0 mm"),
+    "two at each place": (lambda k: (0, 0, 3.0 * (k // 2)), "several images at the same place"),
+    "uneven": (lambda k: (0, 0, 3.0 * k + (k > 5)), "unevenly spaced, 3.00 to 4.00 mm"),
+    # 0.5 mm sideways for each of 11 steps.
+    "sheared": (lambda k: (0.5 * k, 0, 3.0 * k), "sideways by 5.5 mm"),
+}
+
+
+@pytest.mark.parametrize("case", POSITIONS)
+def test_refuses_stack_that_is_no_grid(tmp_path: Path, case: str) -> None:
+    position_mm, sentence = POSITIONS[case]
+    write_series(tmp_path, position_mm=position_mm)
+    with pytest.raises(UserError, match=sentence):
+        read_series(tmp_path)
+
+
+def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
+    write_series(tmp_path, position_mm=lambda k: (0, 0, round(3.04 * k, 1)))
+    # 11 steps of 3.04 mm are 33.44 mm, rounded to 33.4: 3.036 mm a step.
+    assert read_series(tmp_path).GetSpacing()[2] == pytest.approx(33.4 / 11)
+
+
+@pytest.mark.parametrize("slice_number", [1, 6])
+def test_refuses_truncated_slice(tmp_path: Path, slice_number: int) -> None:
+    # GDCM leaves such a file out, at the end of the stack without a trace.
+    write_series(tmp_path)
+    path = tmp_path / f"1.2.826.3-{slice_number:03d}.dcm"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"damaged or incomplete .*{path.name}"):
+        read_series(tmp_path)
+
+
+def test_voxel_limit_holds_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path)
+    # The series has 16 * 14 * 12 = 2688 voxels.
+    monkeypatch.setattr(dicom, "MAX_VOXELS", 2687)
+    with pytest.raises(UserError, match="too large: 16 x 14 x 12"):
+        read_series(tmp_path)
+    monkeypatch.setattr(dicom, "MAX_VOXELS", 2688)
+    assert read_series(tmp_path).GetSize() == (16, 14, 12)
