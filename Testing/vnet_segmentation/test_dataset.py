@@ -207,7 +207,7 @@ def test_another_origin(case: Case) -> None:
     write(mask, case.mask)
     # sqrt(3^2 + 4^2) = 5
     assert len(sentences(case)) == 1
-    assert "Case00_segmentation.nii.gz lies up to 5 mm away" in sentences(case)[0]
+    assert "Case00_segmentation.nii.gz is not on the grid of Case00.nii.gz: it lies up to 5 mm away" in sentences(case)[0]
 
 
 def test_another_spacing(case: Case) -> None:
@@ -229,7 +229,8 @@ def test_another_direction(case: Case) -> None:
 def test_another_size(case: Case) -> None:
     write(mask_image((20, 24, 11)), case.mask)
     assert sentences(case) == [
-        "Case00_segmentation.nii.gz has 20 x 24 x 11 voxels, its image 20 x 24 x 12. Resample the mask to the image."
+        "Case00_segmentation.nii.gz is not on the grid of Case00.nii.gz: 20 x 24 x 11 voxels against 20 x 24 x 12. "
+        "Use a mask that was made on the scan itself, or resample it to the scan's grid first."
     ]
 
 

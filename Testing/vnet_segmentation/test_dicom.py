@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from vnet_segmentation import dicom
 from vnet_segmentation.dicom import find_series, read_series
 from vnet_segmentation.errors import UserError

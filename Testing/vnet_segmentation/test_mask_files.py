@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import check_output_path, read_mask, write_mask, write_probability
 

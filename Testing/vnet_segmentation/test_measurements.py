@@ -1,3 +1,5 @@
+"""Volume and diameters against numbers derived by hand, in every axis order."""
+
 from __future__ import annotations
 
 import json
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from vnet_segmentation.measurements import Measurements, measure
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.scans import check_scan, find_scans, read_scan, read_volume, scan_stem
 
@@ -173,6 +174,27 @@ def test_refuses_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
     content[-8] ^= 1
     with pytest.raises(UserError, match="damaged"):
         read_scan(write_bytes(path, content))
+
+
+def test_refuses_damaged_compressed_metaimage(tmp_path: Path) -> None:
+    # ITK's own reader goes on with such data, and may crash.
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(make_scan(), str(path), useCompression=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    with pytest.raises(UserError, match="damaged"):
+        read_scan(write_bytes(path, content))
+
+
+def test_reads_metaimage_with_a_file_for_each_slice(tmp_path: Path) -> None:
+    scan = make_scan()
+    sitk.WriteImage(scan, str(tmp_path / "scan.mhd"), useCompression=False)
+    voxels = sitk.GetArrayFromImage(scan)
+    for k in range(10):
+        write_bytes(tmp_path / f"slice{k:02d}.raw", voxels[k].tobytes())
+    header = (tmp_path / "scan.mhd").read_bytes()
+    write_bytes(tmp_path / "scan.mhd", header.replace(b"scan.raw", b"slice%02d.raw 0 9 1"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_scan(tmp_path / "scan.mhd")), voxels)
 
 
 def test_refuses_header_without_its_data_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

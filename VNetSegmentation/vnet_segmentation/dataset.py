@@ -8,22 +8,17 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import read_scan
 
 VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
-
-MASK_TOLERANCE_VOXELS = 0.1
-"""How far a mask's corner may lie from its image's, in units of the shortest voxel side. Headers written with a few
-decimals differ by far less, a mask drawn on another series by far more."""
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -109,10 +104,10 @@ def check_case(case: Case) -> list[Problem]:
     scan, mask = _read(case, case.image, read_scan), _read(case, case.mask, read_mask)
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
     if isinstance(mask, sitk.Image):
-        sentences = [_extent_problem(mask)]
+        sentences = [_extent_problem(case, mask)]
         if isinstance(scan, sitk.Image):
-            sentences.append(_geometry_problem(scan, mask))
-        problems += [Problem(case.name, case.mask, f"{case.mask.name} {s}") for s in sentences if s]
+            sentences.append(_geometry_problem(case, scan, mask))
+        problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
     return problems
 
 
@@ -315,29 +310,20 @@ def _read(case: Case, file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.
         return Problem(case.name, file, str(error))
 
 
-def _extent_problem(mask: sitk.Image) -> str | None:
+def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
     voxels = sitk.GetArrayViewFromImage(mask)
     if not voxels.any():
-        return "is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
+        return f"{case.mask.name} is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
     if voxels.all():
-        return "covers the whole image. Draw the gland, or leave the case out."
+        return f"{case.mask.name} covers the whole image. Draw the gland, or leave the case out."
     return None
 
 
-def _geometry_problem(scan: sitk.Image, mask: sitk.Image) -> str | None:
-    if scan.GetSize() != mask.GetSize():
-        scan_size, mask_size = (" x ".join(map(str, image.GetSize())) for image in (scan, mask))
-        return f"has {mask_size} voxels, its image {scan_size}. Resample the mask to the image."
-    corners = list(product(*((0, n - 1) for n in scan.GetSize())))
-    distance_mm = max(
-        float(np.linalg.norm(np.subtract(*(image.TransformIndexToPhysicalPoint(corner) for image in (scan, mask)))))
-        for corner in corners
-    )
-    if distance_mm > MASK_TOLERANCE_VOXELS * min(scan.GetSpacing()):
-        return (
-            f"lies up to {distance_mm:.3g} mm away from its image: origin, spacing or direction differ. "
-            "Resample the mask to the image."
-        )
+def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | None:
+    try:
+        check_same_grid(mask, scan, case.mask.name, case.image.name)
+    except UserError as error:
+        return str(error)
     return None
 
 

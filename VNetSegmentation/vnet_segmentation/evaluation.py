@@ -28,7 +28,7 @@ _VOLUME_DIFFERENCE = "relative_volume_difference_percent"
 
 # Heading, metric, format; the CSV has every metric. A row stays within 110 characters.
 _COLUMNS = (
-    ("Dice", "dice", "6.3f"),
+    ("Dice", "dice", "7.3f"),
     ("HD95 mm", "hausdorff95_mm", "9.2f"),
     ("ABD mm", "average_boundary_distance_mm", "8.2f"),
     ("volume %", _VOLUME_DIFFERENCE, "+10.1f"),
@@ -38,7 +38,7 @@ _COLUMNS = (
     ("HD95 mm", "apex_hausdorff95_mm", "9.2f"),
 )
 _MAX_CASE_WIDTH = 24
-_MAX_SITE_WIDTH = 10
+_MAX_SITE_WIDTH = 9
 _MAX_NAMES = 8
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Row:
     comparison: Comparison
 
     def metrics(self) -> dict[str, float]:
-        """Every metric by name: of the whole gland as in `metrics.Agreement`, with base_ or apex_ before that of a part."""
+        """By name: those of `metrics.Agreement` for the whole gland, then with base_ and with apex_ before the name."""
         return {
             prefix + name: value
             for prefix, agreement in (

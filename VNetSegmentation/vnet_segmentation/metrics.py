@@ -140,21 +140,20 @@ def check_same_grid(
     if result.GetSize() != reference.GetSize():
         sizes = [" x ".join(map(str, image.GetSize())) for image in (result, reference)]
         difference = f"{sizes[0]} voxels against {sizes[1]}"
-    elif not _corners_coincide(result, reference):
-        difference = "spacing, origin or direction differ"
     else:
-        return
+        distance_mm = _largest_corner_distance_mm(result, reference)
+        if distance_mm <= _GRID_TOLERANCE_VOXELS * min(reference.GetSpacing()):
+            return
+        difference = f"it lies up to {distance_mm:.3g} mm away, because spacing, origin or direction differ"
     raise UserError(
         f"{result_name} is not on the grid of {reference_name}: {difference}. "
-        "Compare masks that were made on the same scan, or resample one to the other first."
+        "Use a mask that was made on the scan itself, or resample it to the scan's grid first."
     )
 
 
-def _corners_coincide(image: sitk.Image, other: sitk.Image) -> bool:
-    tolerance_mm = _GRID_TOLERANCE_VOXELS * min(image.GetSpacing())
-    return all(
+def _largest_corner_distance_mm(image: sitk.Image, other: sitk.Image) -> float:
+    return max(
         math.dist(image.TransformIndexToPhysicalPoint(corner), other.TransformIndexToPhysicalPoint(corner))
-        <= tolerance_mm
         for corner in product(*((0, n - 1) for n in image.GetSize()))
     )
 
@@ -265,8 +264,8 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _distance_map_mm(surface: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray[np.float32]:
     """Distance from each voxel to the nearest voxel of `surface`."""
-    # The signed map is 0 on the border of its object, and every voxel of a surface is on the surface's own border, so that
-    # the map's magnitude is the distance. For that the filter must see the background outside the image, too.
+    # The signed map is 0 on its object's border. Every voxel of a surface is on the surface's own border, so the map's
+    # magnitude is the distance, provided that the filter sees the background outside the image, too.
     image = sitk.GetImageFromArray(np.pad(surface, 1).astype(np.uint8))
     image.SetSpacing(spacing_mm)
     signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)

@@ -28,8 +28,6 @@ MIN_GAMMA = 0.6
 1 white), a gamma correction, not stronger than this, lifts it towards that."""
 
 CONTOUR_RGB = (255, 220, 0)
-PROBABILITY_RGB = (0, 200, 255)
-PROBABILITY_LEVELS = (0.1, 0.9)
 
 _GLYPH_SCALE = 3
 # Five rows of three pixels each: a row is an octal digit, its highest bit the left pixel.
@@ -77,7 +75,6 @@ def write_picture(
     scan: sitk.Image,
     mask: sitk.Image,
     path: str | os.PathLike[str],
-    probability: sitk.Image | None = None,
 ) -> None:
     """Writes a montage of a scan with the contour of its mask, as a PNG file.
 
@@ -90,22 +87,23 @@ def write_picture(
         scan: three-dimensional scalar image, any axis order and direction.
         mask: 0 outside the gland, 1 within, on the scan's grid; its contour is yellow.
         path: the file to write; ends in ``.png``.
-        probability: of the gland, 0 to 1, on the scan's grid. Its contours at 0.1 and 0.9, in blue, show where the mask
-            is uncertain: they lie far apart there.
 
     Raises:
         UserError: the file cannot be written.
     """
-    montage = _montage(scan, mask, probability)
+    montage = _montage(scan, mask)
     with atomic_path(path) as temporary:
         # A folder that cannot be written fails here, with the system's reason; the PNG writer does not tell it.
         temporary.touch()
-        sitk.WriteImage(sitk.GetImageFromArray(montage, isVector=True), str(temporary), useCompression=True)
+        try:
+            sitk.WriteImage(sitk.GetImageFromArray(montage, isVector=True), str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError("the disk may be full") from error
 
 
-def _montage(scan: sitk.Image, mask: sitk.Image, probability: sitk.Image | None) -> NDArray[np.uint8]:
+def _montage(scan: sitk.Image, mask: sitk.Image) -> NDArray[np.uint8]:
     """RGB, (rows, columns, 3)."""
-    canvas = _Canvas(scan, mask, probability)
+    canvas = _Canvas(scan, mask)
     # Sorting is stable: near-isotropic scans are shown in axial slices.
     main, *others = sorted((_AXIAL, _SAGITTAL, _CORONAL), key=canvas.relative_spacing, reverse=True)
     cells = [canvas.cell(main, index) for index in canvas.slice_indices(main)]
@@ -117,7 +115,7 @@ def _montage(scan: sitk.Image, mask: sitk.Image, probability: sitk.Image | None)
 class _Canvas:
     """The images, oriented and cut to the field that all cells show, and the window that they share."""
 
-    def __init__(self, scan: sitk.Image, mask: sitk.Image, probability: sitk.Image | None) -> None:
+    def __init__(self, scan: sitk.Image, mask: sitk.Image) -> None:
         self._file_grid = scan
         mask = sitk.DICOMOrient(mask, "LPS")
         # A mask without a gland stands for the whole scan.
@@ -138,7 +136,6 @@ class _Canvas:
             return sitk.Cast(field, sitk.sitkFloat32)
 
         self._scan, self._mask = cut(scan), cut(mask)
-        self._probability = None if probability is None else cut(probability)
         self._first, self._last = first - start, last - start
         self._middle = (self._first + self._last) // 2
         self._spacing_mm = spacing_mm
@@ -176,10 +173,6 @@ class _Canvas:
         intensity = self._plane(self._scan, view, index, sitk.sitkBSpline)
         gray = np.clip((intensity - self._black) / self._contrast, 0, 1) ** self._gamma
         cell = np.repeat((gray * 255).round().astype(np.uint8)[..., np.newaxis], 3, axis=2)
-        if self._probability is not None:
-            probability = self._plane(self._probability, view, index, sitk.sitkLinear)
-            for level in PROBABILITY_LEVELS:
-                cell[_contour(probability >= level)] = PROBABILITY_RGB
         # At half the height of the mask's linear interpolation the contour is smooth and between the voxels' centres.
         cell[_contour(self._plane(self._mask, view, index, sitk.sitkLinear) >= 0.5)] = CONTOUR_RGB
         _write_label(cell, str(self._index_in_file(view, index)), row=6, column=6)

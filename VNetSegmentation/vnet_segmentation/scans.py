@@ -377,7 +377,7 @@ class _MetaImageHeader:
     def is_complete(self, path: Path, n_bytes: int) -> bool:
         """Whether the data are there, as `n_bytes` of voxels, unpacked."""
         data_file = self.fields["ElementDataFile"]
-        if data_file.startswith("LIST") or "%" in data_file:
+        if data_file.isprintable() and (data_file.startswith("LIST") or "%" in data_file):
             # A file for each slice, which ITK looks for.
             return True
         data_path, offset = (path, self.length) if data_file.upper() == "LOCAL" else (path.parent / data_file, 0)

@@ -1,0 +1,75 @@
+"""What holds for the tree as a whole."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "VNetSegmentation" / "vnet_segmentation"
+
+_FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotlib"}
+
+# Each layer imports only from itself and from those before it.
+_LAYERS = (
+    {"errors", "atomic"},
+    {"network", "loss", "deformation", "appearance", "metrics", "measurements", "preprocessing", "phantom", "confidence"},
+    {"device", "inference", "recipe", "checkpoint", "scans", "dicom", "mask_files", "picture", "dataset", "bundle"},
+    {"model_library", "segmenter", "training_cache", "training", "evaluation"},
+    {"scan_job", "batch", "demo", "train_model"},
+    {"cli", "__main__"},
+)
+
+
+def _imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def test_every_module_of_the_engine_has_a_layer():
+    assert set().union(*_LAYERS) == {path.stem for path in ENGINE.glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_downwards(path):
+    imported = _imported_modules(path)
+    assert not {name.split(".")[0] for name in imported} & _FOREIGN
+    rank = {module: i for i, layer in enumerate(_LAYERS) for module in layer}
+    own = {name.split(".")[1] for name in imported if name.startswith("vnet_segmentation.")} & set(rank)
+    assert [module for module in own if rank[module] > rank.get(path.stem, len(_LAYERS))] == []
+
+
+def test_every_preset_and_model_is_in_a_pattern_of_the_package_data():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert '"presets/*.json", "presets/recipes/*.json"' in text
+    assert '"vnet_segmentation.models" = ["*.txt", "*/*"]' in text
+    stray = [path for path in (ENGINE / "presets").rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert stray == []
+
+
+def test_the_repository_holds_no_images_and_no_pickles():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    forbidden = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|raw|dcm|npy|npz|pth|pt|ckpt|pkl)$")
+    assert [file for file in files if forbidden.search(file)] == []
+
+
+def test_bundled_models_are_small_enough_and_say_where_they_come_from():
+    folders = [path.parent for path in (ROOT / "Resources" / "Models").glob("*/model.json")]
+    assert folders, "there is no bundled model"
+    for folder in folders:
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 17_000_000
+        description = json.loads((folder / "model.json").read_text("utf-8"))
+        assert description["name"] == folder.name
+        assert "doi.org" in json.dumps(description) or "doi:" in json.dumps(description)
+    default = (ROOT / "Resources" / "Models" / "default.txt").read_text("utf-8").strip()
+    assert default in {folder.name for folder in folders}
