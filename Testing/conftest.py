@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -28,3 +30,11 @@ def promise12() -> Path:
 def native() -> Path:
     """Folder of native-resolution scans without masks, one of them as a DICOM series."""
     return _shared_folder("native")
+
+
+@pytest.fixture(autouse=True)
+def _keep_number_of_threads() -> Iterator[None]:
+    """The command line sets torch's number of threads for its own process, which here is the tests'."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)

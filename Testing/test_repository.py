@@ -18,7 +18,17 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
     {"errors", "atomic"},
-    {"network", "loss", "deformation", "appearance", "metrics", "measurements", "preprocessing", "phantom", "confidence"},
+    {
+        "network",
+        "loss",
+        "deformation",
+        "appearance",
+        "metrics",
+        "measurements",
+        "preprocessing",
+        "phantom",
+        "confidence",
+    },
     {"device", "inference", "recipe", "checkpoint", "scans", "dicom", "mask_files", "picture", "dataset", "bundle"},
     {"model_library", "segmenter", "training_cache", "training", "evaluation"},
     {"scan_job", "batch", "demo", "train_model"},

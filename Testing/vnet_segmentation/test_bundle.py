@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
+
 from vnet_segmentation.bundle import (
     check_destination,
     load_bundle,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from vnet_segmentation.dataset import Case, check_case, check_cases, find_cases, folds, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 
@@ -207,7 +208,9 @@ def test_another_origin(case: Case) -> None:
     write(mask, case.mask)
     # sqrt(3^2 + 4^2) = 5
     assert len(sentences(case)) == 1
-    assert "Case00_segmentation.nii.gz is not on the grid of Case00.nii.gz: it lies up to 5 mm away" in sentences(case)[0]
+    assert (
+        "Case00_segmentation.nii.gz is not on the grid of Case00.nii.gz: it lies up to 5 mm away" in sentences(case)[0]
+    )
 
 
 def test_another_spacing(case: Case) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vnet_segmentation import model_library
 from vnet_segmentation.bundle import save_bundle
 from vnet_segmentation.errors import ExitCode, UserError

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,28 +20,47 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
     """Writes a checkpoint atomically: a crash leaves the one before.
 
     Args:
-        state: plain values, as JSON can hold them.
+        tensors: on any device, in any memory format.
+        state: plain values, as JSON can hold them; floats come back exactly.
 
     Raises:
         UserError: the file cannot be written.
     """
     # Tensors that share memory (an optimiser's step counters) are refused by safetensors: each gets its own.
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    own = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(state)
     with atomic_path(path) as temporary:
-        save_file(own, temporary, metadata={"state": json.dumps(state)})
+        save_file(own, temporary, metadata={"state": text, "crc32": _checksum(own, text)})
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint.
+    """Tensors, on the CPU, and state of a checkpoint.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged or no checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as stored:
-            state = json.loads(stored.metadata()["state"])
-            return {name: stored.get_tensor(name) for name in stored.keys()}, state  # noqa: SIM118 - not a dict
+            metadata = stored.metadata()
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+        # safetensors finds a file out that is too short, and not one whose bytes are wrong.
+        if metadata["crc32"] != _checksum(tensors, metadata["state"]):
+            raise ValueError("the checksum is wrong")
+        return tensors, json.loads(metadata["state"])
+    except FileNotFoundError as error:
+        raise UserError(f"There is no checkpoint {path}. Start the training without it.") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"The checkpoint {path} cannot be read ({error}). Start the training again without it."
+            f"The checkpoint {path} is damaged or was not made by this version. Delete it and start the training again."
         ) from error
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    checksum = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"

@@ -170,6 +170,7 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation import format_table
+    from vnet_segmentation.preprocessing import Preprocessing
     from vnet_segmentation.train_model import TrainingOptions, train_model
     from vnet_segmentation.training import Progress
 
@@ -189,7 +190,7 @@ def _train(options: argparse.Namespace) -> int:
         iterations=options.iterations,
         minutes=options.minutes,
         seed=options.seed,
-        bias_correction=options.bias_correction,
+        preprocessing=Preprocessing(bias_correction=options.bias_correction),
         title=options.title,
         data_terms=options.data_terms,
     )
@@ -276,6 +277,8 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
+    if minutes < 1.5:
+        return f"{seconds:.0f} s"
     return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_cache import load_cases, make_synthetic_cases
 
+_MAX_WIDTH = 64
+"""What a bundle may have at most; better known before the training than after it."""
 _N_SYNTHETIC_CASES = 16
 _N_VALIDATION_SHARE = 5
 """One case in so many is set apart for validation unless the user says otherwise."""
@@ -31,12 +33,13 @@ class TrainingOptions:
     layout: str = "paper"
     width: int = 8
     validation: int | tuple[str, ...] | None = None
-    """How many cases to set apart, or which; None: one in five. Never more than leaves one case per site."""
+    """How many cases to set apart, or which; None: one in five. Never more than leaves one case per site. Where the
+    data set says itself which cases are for validation, a number is ignored."""
     iterations: int | None = None
     """None: as many as the preset says."""
     minutes: float | None = None
     seed: int = 0
-    bias_correction: bool = False
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     title: str = ""
     data_terms: str = ""
     """Source, licence and citation of the data, for the model card."""
@@ -60,24 +63,31 @@ def train_model(
 
     Args:
         data: see `dataset.find_cases`.
-        model: folder of the bundle to write; must not exist.
+        model: folder of the bundle to write; must not exist, unless a finished run is resumed to write it anew.
         cache: folder of prepared cases; None: in `<model>.training`.
+        resume: go on from the checkpoint, if there is one.
         say: told what happens, a sentence at a time.
+        report: see `TrainingRun.run`.
+        should_stop: asked before each case is prepared and after each iteration.
 
     Returns:
         Validation metrics on the cases' own grid, measured through the written bundle; empty without validation.
 
     Raises:
-        UserError: the data have problems (all are listed), the output exists, or the run was stopped
-            (`ExitCode.CANCELLED`; a checkpoint is there).
+        UserError: the options or the data have problems (all of the data's are listed), the output exists, the
+            checkpoint is damaged or another run's, the training diverged, or the run was stopped
+            (`ExitCode.CANCELLED`; once it had begun to train, a checkpoint is there).
     """
-    check_destination(model, model.name)
+    check_options(options)
     state_folder = model.with_name(model.name + ".training")
     checkpoint = state_folder / "checkpoint.safetensors"
     if checkpoint.exists() and not resume:
         raise UserError(
-            f"{state_folder} holds an unfinished training. Add --resume to go on, or delete it.", ExitCode.CANNOT_WRITE
+            f"{checkpoint} is of an earlier training. Add --resume to go on with it, or delete it.",
+            ExitCode.CANNOT_WRITE,
         )
+    # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
+    check_destination(model, model.name, overwrite=checkpoint.exists())
     cases = find_cases(data)
     say(f"Checking {len(cases)} cases")
     problems = check_cases(cases)
@@ -87,33 +97,56 @@ def train_model(
     recipe = load_recipe(options.preset)
     if options.iterations is not None:
         recipe = replace(recipe, iterations=options.iterations)
-    preprocessing = Preprocessing(bias_correction=options.bias_correction)
     cache = cache or state_folder / "cache"
 
-    def say_preparing(name: str) -> None:
+    def prepare_next(name: str) -> None:
+        if should_stop():
+            raise UserError("Stopped before the training began. Give the same command to go on.", ExitCode.CANCELLED)
         say(f"Preparing {name}")
 
+    prepared = load_cases([*training, *validation], options.preprocessing, cache, prepare_next)
+    synthetic = []
+    if recipe.synthetic_probability:
+        prepare_next(f"{_N_SYNTHETIC_CASES} synthetic cases")
+        synthetic = make_synthetic_cases(_N_SYNTHETIC_CASES, options.preprocessing)
     run = TrainingRun(
         network={"layout": options.layout, "width": options.width},
         recipe=recipe,
-        preprocessing=preprocessing,
-        cases=load_cases(training, preprocessing, cache, say_preparing),
-        validation=load_cases(validation, preprocessing, cache, say_preparing),
-        synthetic=make_synthetic_cases(_N_SYNTHETIC_CASES, preprocessing) if recipe.synthetic_probability else [],
+        preprocessing=options.preprocessing,
+        cases=prepared[: len(training)],
+        validation=prepared[len(training) :],
+        synthetic=synthetic,
         device=device,
         seed=options.seed,
         minutes=options.minutes,
     )
-    if resume and checkpoint.exists():
+    if checkpoint.exists():
         run.resume(checkpoint)
         say(f"Going on at iteration {run.iteration}")
-    say(f"Training on {len(training)} cases, {len(validation)} set apart for validation. {device.reason}")
+    say(f"Training on {len(training)} cases, {len(validation)} set apart for validation. {run.device.reason}")
     finished = run.run(report, lambda: run.save(checkpoint), should_stop)
     if not finished:
         raise UserError(
             f"Stopped at iteration {run.iteration}. Add --resume to the same command to go on.", ExitCode.CANCELLED
         )
-    return export_model(run, model, options, training, validation, device, say)
+    return export_model(run, model, options, training, validation, say)
+
+
+def check_options(options: TrainingOptions) -> None:
+    """Refuses what would fail only after hours.
+
+    Raises:
+        UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
+    """
+    for is_right, sentence in (
+        (1 <= options.width <= _MAX_WIDTH, f"The width is {options.width}. Choose 1 to {_MAX_WIDTH}."),
+        (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
+        (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
+        (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),
+        (options.title.isprintable(), "The title must be one line of printable characters."),
+    ):
+        if not is_right:
+            raise UserError(sentence, ExitCode.USAGE)
 
 
 def export_model(
@@ -122,16 +155,18 @@ def export_model(
     options: TrainingOptions,
     training: Sequence[Case],
     validation: Sequence[Case],
-    device: Device,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Writes the bundle of a finished run, and measures it as written, 8-bit weights and all."""
+    """Writes the bundle of a finished run, and measures it as written, 8-bit weights and all.
+
+    Should the evaluation fail, the bundle is there without its metrics.
+    """
     description = describe_model(run, model.name, options, training, validation)
-    save_bundle(model, run.best_network, description, quantise=True)
+    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     if not validation:
         return []
     say(f"Evaluating {len(validation)} cases that the model has not seen")
-    rows = list(evaluate_cases(Segmenter(model, device), validation))
+    rows = list(evaluate_cases(Segmenter(model, run.device), validation))
     description["metrics"] = summarise(rows)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     return rows
@@ -163,7 +198,7 @@ def describe_model(
 
 
 def choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    """Cases to train on and cases to validate on.
+    """Cases to train on and cases to validate on. Test cases are in neither, unless they are chosen by name.
 
     Raises:
         UserError: a name that no case has, or too many cases set apart.
@@ -173,13 +208,18 @@ def choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[
         unknown = chosen - {case.name for case in cases}
         if unknown:
             raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
-        cases = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
-        return split_by_site(cases, 0, options.seed)
-    n_sites = len({case.site for case in cases})
-    share = min(len(cases) // _N_VALIDATION_SHARE, len(cases) - n_sites)
-    return split_by_site(cases, share if options.validation is None else options.validation, options.seed)
+        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
+        tests = {case.name for case in cases if case.split == "test"} - chosen
+        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
+    if options.validation is not None:
+        return split_by_site(cases, options.validation, options.seed)
+    usable = [case for case in cases if case.split != "test"]
+    most = len(usable) - len({case.site for case in usable})
+    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
 
 
 def _list_problems(problems: Sequence[Problem]) -> str:
+    n_cases = len({problem.case for problem in problems})
+    cases = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
     lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
-    return "\n".join([f"{len(problems)} problems in the data; mend or remove these cases:", *lines])
+    return "\n".join([f"{cases}; mend or remove what is listed:", *lines])

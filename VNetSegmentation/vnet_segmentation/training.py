@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +52,12 @@ class TrainingRun:
         cases: to learn from.
         validation: never learned from.
         synthetic: phantoms, drawn with the recipe's probability.
-        minutes: the run ends after this time if the recipe's iterations have not ended it before.
+        device: where to compute; float32 is taken instead of float16.
+        minutes: the run ends after this time, all its sessions together, if the recipe's iterations have not ended it
+            before.
+
+    Raises:
+        UserError: there are no cases.
     """
 
     network: dict[str, Any]
@@ -67,21 +72,30 @@ class TrainingRun:
     iteration: int = field(default=0, init=False)
     elapsed_s: float = field(default=0.0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
+    """Iteration, loss and, where it was measured, validation Dice of each report."""
 
     def __post_init__(self) -> None:
         if not self.cases:
             raise UserError("There are no cases to learn from.")
+        if self.device.precision == "float16":
+            # The gradient of the Dice loss at a voxel is about 1 / voxels = 1e-6, where float16 has one digit left.
+            reason = f"{self.device.reason} Training takes float32 instead of float16, in which its gradients vanish."
+            self.device = replace(self.device, precision="float32", reason=reason)
         self.generator = torch.Generator().manual_seed(self.seed)
-        torch.manual_seed(self.seed)  # the initial weights are drawn by torch's own generator
-        target = self.device.torch_device
-        self.model = VNet(**self.network, normalisation=self.recipe.normalisation)
-        self.model.to(target).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.averaged = AveragedModel(self.model, avg_fn=self._average, use_buffers=True)
+        # The initial weights are drawn by torch's own generator, which belongs to the caller: it is put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            self.model = VNet(**self.network, normalisation=self.recipe.normalisation)
+        self.model.to(self.device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.averaged = (
+            AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
+            if self.recipe.averaging_decay
+            else None
+        )
         self.optimiser = self._make_optimiser()
         self.loss_function = LOSSES[self.recipe.loss]
-        self.cases = [case.to(target) for case in self.cases]
-        self.validation = [case.to(target) for case in self.validation]
-        self.synthetic = [case.to(target) for case in self.synthetic]
+        self._losses: list[float] = []
+        """Since the last report."""
 
     @property
     def fraction(self) -> float:
@@ -92,9 +106,7 @@ class TrainingRun:
     @property
     def best_network(self) -> VNet:
         """The model to keep: the averaged weights where the recipe averages, else the last ones."""
-        if self.recipe.averaging_decay:
-            return cast(VNet, self.averaged.module)
-        return self.model
+        return self.model if self.averaged is None else cast(VNet, self.averaged.module)
 
     def run(
         self,
@@ -103,42 +115,46 @@ class TrainingRun:
         should_stop: Callable[[], bool] = lambda: False,
         report_every: int = 50,
         validate_every: int = 500,
+        store_every_s: float = 300.0,
     ) -> bool:
         """Iterates to the end of the run.
 
         Args:
-            report: called every `report_every` iterations and at the end.
-            store: called after each validation, and when the run stops, to write a checkpoint.
+            report: called after the first iteration, every `report_every` iterations, after each validation and at
+                the end.
+            store: called to write a checkpoint: after each validation, every `store_every_s` seconds, when the run is
+                stopped and at its end.
             should_stop: asked after every iteration.
 
         Returns:
             True if the run came to its end, False if it was stopped.
         """
-        losses: list[float] = []
+        # All time counts, that of validation and storing too. A resumed run looks as if it had never paused.
+        began = time.monotonic() - self.elapsed_s
+        stored_s = self.elapsed_s
         finished = self.fraction >= 1
-        while not finished:
-            started = time.monotonic()
-            losses.append(self.step())
-            self.elapsed_s += time.monotonic() - started
+        stopped = False
+        while not (finished or stopped):
+            self._losses.append(self.step())
+            self.elapsed_s = time.monotonic() - began
             finished = self.fraction >= 1
             stopped = not finished and should_stop()
             validates = finished or self.iteration % validate_every == 0
-            if validates or stopped or self.iteration % report_every == 0:
-                started = time.monotonic()
-                dice = self.validation_dice() if validates and self.validation else None
-                self.elapsed_s += time.monotonic() - started
-                progress = Progress(self.iteration, self.fraction, sum(losses) / len(losses), dice, self._remaining_s())
-                self.history.append(
-                    {"iteration": self.iteration, "loss": progress.loss}
-                    | ({} if dice is None else {"validation_dice": dice})
-                )
-                losses = []
-                if validates or stopped:
-                    store()
-                report(progress)
-            if stopped:
-                return False
-        return True
+            reports = validates or self.iteration == 1 or self.iteration % report_every == 0
+            dice = self.validation_dice() if validates and self.validation else None
+            self.elapsed_s = time.monotonic() - began
+            loss = sum(self._losses) / len(self._losses)
+            if reports:
+                validation = {} if dice is None else {"validation_dice": dice}
+                self.history.append({"iteration": self.iteration, "loss": loss} | validation)
+                self._losses = []
+            # Before the report: where its reader has gone, the state is safe.
+            if validates or stopped or self.elapsed_s - stored_s >= store_every_s:
+                store()
+                stored_s = self.elapsed_s
+            if reports:
+                report(Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
+        return finished
 
     def step(self) -> float:
         """One iteration: draws a batch, augments it, and updates the weights.
@@ -147,7 +163,7 @@ class TrainingRun:
             The loss.
 
         Raises:
-            UserError: the loss is not a number any more.
+            UserError: the loss or its gradient is not finite any more; the weights are left as they were.
         """
         images, targets = self._batch()
         for group in self.optimiser.param_groups:
@@ -156,18 +172,18 @@ class TrainingRun:
         with self.device.autocast():
             logits = self.model(images)
         loss = self.loss_function(logits, targets)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"Training diverged at iteration {self.iteration}: the loss is {value}. "
-                "Resume from the last checkpoint with a lower learning rate."
-            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if self.recipe.gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_norm)
+        longest = math.inf if self.recipe.gradient_norm is None else self.recipe.gradient_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
+            raise UserError(
+                f"Training diverged at iteration {self.iteration}: the loss or its gradient is not finite. "
+                "Train in --precision float32, with another --seed or another --preset."
+            )
         self.optimiser.step()
-        if self.recipe.averaging_decay:
+        if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
         return value
@@ -178,7 +194,7 @@ class TrainingRun:
         network = self.best_network.eval()
         total = 0.0
         for case in self.validation:
-            middle = (torch.tensor(case.volumes.shape[:0:-1]) - 1) / 2
+            middle = (torch.tensor(case.image.shape[::-1]) - 1) / 2
             image, target = self._crop(case, middle, self._full_shape)
             with self.device.autocast():
                 probability = prostate_probability(network(_as_input(image[None])))[0]
@@ -188,9 +204,14 @@ class TrainingRun:
         return total / len(self.validation)
 
     def save(self, path: Path) -> None:
-        """Writes all that a resumed run needs, atomically."""
+        """Writes all that a resumed run needs, atomically.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        if self.averaged is not None:
+            tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {
                 f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items() if value is not None
@@ -204,6 +225,7 @@ class TrainingRun:
                 "iteration": self.iteration,
                 "elapsed_s": self.elapsed_s,
                 "history": self.history,
+                "losses": self._losses,
             },
         )
 
@@ -226,16 +248,16 @@ class TrainingRun:
             if group in groups:
                 groups[group][rest] = value
         self.model.load_state_dict(groups["model"])
-        self.averaged.load_state_dict(groups["averaged"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(groups["averaged"])
         optimiser_state: dict[int, dict[str, Tensor]] = {}
         for name, value in groups["optimiser"].items():
             index, key = name.split(".")
             optimiser_state.setdefault(int(index), {})[key] = value
-        param_groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": optimiser_state, "param_groups": param_groups})
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": optimiser_state})
         self.generator.set_state(tensors["generator"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
-        self.history = state["history"]
+        self.history, self._losses = state["history"], state["losses"]
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -250,11 +272,13 @@ class TrainingRun:
     def _remaining_s(self) -> float:
         return self.elapsed_s * (1 - self.fraction) / self.fraction if self.fraction else math.inf
 
-    def _average(self, averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
         # Early on the average is short, so that the random initial weights are forgotten at once.
         n = int(n_averaged)
         decay = min(self.recipe.averaging_decay, (1 + n) / (10 + n))
-        return torch.lerp(current, averaged, decay) if averaged.is_floating_point() else current
+        for kept, new in zip(averaged, current, strict=True):
+            # A normalisation's count of batches is an integer.
+            kept.copy_(torch.lerp(new, kept, decay) if kept.is_floating_point() else new)
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         recipe = self.recipe
@@ -292,7 +316,7 @@ class TrainingRun:
         return self._crop(case, self._centre(case), shape, augmented=True)
 
     def _centre(self, case: TrainingCase) -> Tensor:
-        last = torch.tensor(case.volumes.shape[:0:-1]) - 1
+        last = torch.tensor(case.image.shape[::-1]) - 1
         if self._uniform() < self.recipe.anywhere_probability:
             return torch.rand(3, generator=self.generator) * last
         if not any(self.recipe.centre_jitter_mm):
@@ -304,14 +328,15 @@ class TrainingRun:
         self, case: TrainingCase, centre: Tensor, shape: tuple[int, int, int], augmented: bool = False
     ) -> tuple[Tensor, Tensor]:
         deformation = sample_deformation(self.recipe.deformation, self.generator) if augmented else None
-        volumes, inside = deform(case.volumes, centre, shape, deformation, self.preprocessing.spacing_mm)
-        image = volumes[0]
+        volumes = case.volumes(self.device.torch_device)
+        (image, mask), inside = deform(volumes, centre, shape, deformation, self.preprocessing.spacing_mm)
         if augmented:
             appearance = sample_appearance(self.recipe.appearance, self.generator)
             if appearance.matches_histogram:
-                image = match_histogram(image, case.quantiles, self._choose(self.cases).quantiles)
+                source, target = case.quantiles, self._choose(self.cases).quantiles
+                image = match_histogram(image, source.to(image.device), target.to(image.device))
             image = change_appearance(image, inside, appearance)
-        return normalise(image, inside, self.preprocessing.clip_percentiles), volumes[1] >= 0.5
+        return normalise(image, inside, self.preprocessing.clip_percentiles), mask >= 0.5
 
     def _choose(self, cases: Sequence[TrainingCase]) -> TrainingCase:
         return cases[int(torch.randint(len(cases), (), generator=self.generator))]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,8 +26,12 @@ from vnet_segmentation.phantom import make_phantom
 from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, orient, prepare
 from vnet_segmentation.scans import read_scan
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when what is stored changes, so that older caches are not mistaken for current ones."""
+
+_TEXT_HEADERS = (".mhd", ".nhdr")
+"""These name the files with the voxels."""
+_NIFTI_PAIR = {".hdr": (".img", ".img.gz"), ".img": (".hdr",)}
 
 _LARGEST_FIELD_MM = 256.0
 """What lies further out than half of this is not stored: memory for training, and no prostate is there."""
@@ -32,26 +39,31 @@ _LARGEST_FIELD_MM = 256.0
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A case on the network's grid spacing, in its orientation, with its whole field of view."""
+    """A case on the network's grid spacing, in its orientation, with its whole field of view.
+
+    It stays in the main memory, about 5 bytes a voxel, whatever device trains: a data set need not fit on a GPU.
+    """
 
     name: str
-    site: str
-    volumes: Tensor
-    """(2, depth, height, width), float32: the image in its own unit, and the mask's share of each voxel, 0 to 1."""
+    image: Tensor
+    """(depth, height, width), float32, in the scan's own unit."""
+    coverage: Tensor
+    """(depth, height, width), uint8: the mask's share of each voxel, in parts of 255."""
     quantiles: Tensor
     """Grey-level distribution, see `appearance.quantiles`."""
     gland_centre: Tensor
     """(x, y, z) in voxels; the volume's centre where there is no gland."""
 
     @staticmethod
-    def from_arrays(name: str, site: str, image: Tensor, mask: Tensor) -> TrainingCase:
-        volumes = torch.stack([image.float(), mask.float()])
-        inside = (volumes[1] >= 0.5).nonzero().float()
+    def from_arrays(name: str, image: Tensor, coverage: Tensor) -> TrainingCase:
+        """A case from its image, float32, and coverage, uint8; see the fields."""
+        inside = (coverage >= 128).nonzero().float()
         centre = inside.mean(0) if len(inside) else (torch.tensor(image.shape) - 1) / 2
-        return TrainingCase(name, site, volumes, quantiles(volumes[0]), centre.flip(0))
+        return TrainingCase(name, image, coverage, quantiles(image), centre.flip(0))
 
-    def to(self, device: torch.device) -> TrainingCase:
-        return TrainingCase(self.name, self.site, self.volumes.to(device), self.quantiles.to(device), self.gland_centre)
+    def volumes(self, device: torch.device) -> Tensor:
+        """(2, depth, height, width), float32, on the device: the image, and the mask's share of each voxel, 0 to 1."""
+        return torch.stack([self.image.to(device), self.coverage.to(device) / 255])
 
 
 def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
@@ -61,7 +73,8 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
         scan, mask: on one grid, any orientation.
 
     Returns:
-        Image, float32, and mask coverage in [0, 1], float32, both (depth, height, width).
+        Image, float32, in the scan's unit; and the mask's share of each voxel, uint8, in parts of 255. Both (depth,
+        height, width).
     """
     prepared = prepare(scan, preprocessing)
     field_mm = [min(n * s, _LARGEST_FIELD_MM) for n, s in zip(prepared.GetSize(), prepared.GetSpacing(), strict=True)]
@@ -74,7 +87,8 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
     interpolator.SetInterpolator(sitk.sitkLinear)
     interpolator.SetUseNearestNeighborExtrapolator(True)
     image = interpolator.Execute(prepared)
-    return torch.from_numpy(sitk.GetArrayFromImage(image)), torch.from_numpy(sitk.GetArrayFromImage(coverage))
+    parts = torch.from_numpy(sitk.GetArrayFromImage(coverage)) * 255
+    return torch.from_numpy(sitk.GetArrayFromImage(image)), parts.round().to(torch.uint8)
 
 
 def load_cases(
@@ -100,8 +114,7 @@ def make_synthetic_cases(n_cases: int, preprocessing: Preprocessing) -> list[Tra
     """Phantoms as training cases. Their seeds start at 1000, so that the demo's is not among them."""
     made = []
     for seed in range(1000, 1000 + n_cases):
-        image, mask = prepare_pair(*make_phantom(seed), preprocessing)
-        made.append(TrainingCase.from_arrays(f"phantom-{seed}", "synthetic", image, mask))
+        made.append(TrainingCase.from_arrays(f"phantom-{seed}", *prepare_pair(*make_phantom(seed), preprocessing)))
     return made
 
 
@@ -109,26 +122,46 @@ def _load_case(
     case: Case, preprocessing: Preprocessing, cache_folder: Path, report: Callable[[str], None]
 ) -> TrainingCase:
     path = cache_folder / f"{case.name}-{_fingerprint(case, preprocessing)}.npz"
-    if path.is_file():
+    arrays = _read_entry(path)
+    if arrays is None:
+        report(case.name)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                image, mask = torch.from_numpy(stored["image"]), torch.from_numpy(stored["mask"])
-            return TrainingCase.from_arrays(case.name, case.site, image, mask.float() / 255)
-        except (ValueError, OSError, KeyError, EOFError):
-            path.unlink()  # damaged: it is made anew below
-    report(case.name)
+            arrays = prepare_pair(read_scan(case.image), read_mask(case.mask), preprocessing)
+        except UserError as error:
+            raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, image=arrays[0].numpy(), coverage=arrays[1].numpy())
+    return TrainingCase.from_arrays(case.name, *arrays)
+
+
+def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Image and coverage; None where there is no entry or it is damaged, and so has to be made."""
     try:
-        image, coverage = prepare_pair(read_scan(case.image), read_mask(case.mask), preprocessing)
-    except UserError as error:
-        raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
-    mask = (coverage * 255).round().to(torch.uint8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, image=image.numpy(), mask=mask.numpy())
-    return TrainingCase.from_arrays(case.name, case.site, image, mask.float() / 255)
+        with np.load(path, allow_pickle=False) as stored:
+            return torch.from_numpy(stored["image"]), torch.from_numpy(stored["coverage"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
     digest = hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict()]).encode())
     for path in (case.image, case.mask):
-        digest.update(path.read_bytes() if path.is_file() else b"")
+        for file in _files_of(path):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """The files that an image is made of: itself, the raw data beside a header, or the slices in a DICOM folder."""
+    if path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
+    elif path.is_file():
+        yield path
+        suffix = path.suffix.lower()
+        beside = [path.with_suffix(other) for other in _NIFTI_PAIR.get(suffix, ())]
+        if suffix in _TEXT_HEADERS:
+            # "ElementDataFile = x.raw", "data file: x.raw", or a list with a name on each line.
+            lines = path.read_text("utf-8", "surrogateescape").splitlines()
+            beside = [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
+        # Not Path.is_file, which raises where a line is too long to be a name.
+        yield from (file for file in beside if os.path.isfile(file))
