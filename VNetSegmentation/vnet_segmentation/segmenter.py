@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ _SECOND_LOOK_SHIFT = (8, 8, 6)
 the first even where both are wrong."""
 _SMALLEST_GLAND_ML = 3.0
 """Less than this is not taken for a gland while searching; glands of adults start at about 10 ml."""
-_SEARCH_SIDES = 256.0
-"""The search for a gland that is not at the scan's centre covers this field, in mm."""
+_SEARCH_FIELD_MM = 256.0
+"""Side of the cube that is searched for a gland that is not at the scan's centre."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,16 @@ class Segmenter:
 
     def _search_points(self, prepared: sitk.Image) -> Iterator[Point]:
         """Centres of overlapping fields, but for the one in the middle, that cover the scan."""
-        steps_mm = []
+        offsets_mm = []
         for n, spacing, seen_mm in zip(
             prepared.GetSize(), prepared.GetSpacing(), self.preprocessing.extent_mm, strict=True
         ):
-            reach_mm = max(0.0, (min(n * spacing, _SEARCH_SIDES) - seen_mm) / 2)
-            steps_mm.append((-reach_mm, 0.0, reach_mm) if reach_mm > _MARGIN_MM else (0.0,))
+            reach_mm = max(0.0, (min(n * spacing, _SEARCH_FIELD_MM) - seen_mm) / 2)
+            # Neighbours share at least half of what they see, so that one of them has the gland well inside.
+            n_steps = 2 * math.ceil(2 * reach_mm / seen_mm)
+            offsets_mm.append(np.linspace(-reach_mm, reach_mm, n_steps + 1))
         axes = np.array(prepared.GetDirection()).reshape(3, 3)
-        for offset_mm in product(*steps_mm):
+        for offset_mm in product(*offsets_mm):
             if any(offset_mm):
                 yield centre_mm(prepared) + axes @ np.array(offset_mm)
 

@@ -1,0 +1,74 @@
+"""A model that needs no training: it takes what is bright for the prostate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from vnet_segmentation.bundle import save_bundle
+from vnet_segmentation.inference import Predictor
+from vnet_segmentation.network import VNet
+from vnet_segmentation.preprocessing import Preprocessing
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """Bundle of an untrained network of width 1 that sees 64 x 64 x 72 mm."""
+    folder = tmp_path / "models" / "tiny"
+    torch.manual_seed(0)
+    description = {
+        "name": "tiny",
+        "title": "For tests",
+        "preprocessing": Preprocessing(size=(64, 64, 48)).as_dict(),
+        "labels": ["background", "prostate"],
+        "training": {},
+        "metrics": {},
+        "parent": None,
+    }
+    save_bundle(folder, VNet("paper", 1, "instance"), description, quantise=False)
+    return folder
+
+
+@pytest.fixture
+def sees_bright(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network answers with the voxels that are bright, and bright on the average around them: a ball, not noise."""
+
+    def probability(predictor: Predictor, crop: torch.Tensor) -> torch.Tensor:
+        around = torch.nn.functional.avg_pool3d(crop[None, None], 5, 1, 2)[0, 0]
+        return torch.sigmoid(4 * (crop - 1)) * (around > 1.2)
+
+    monkeypatch.setattr(Predictor, "probability", probability)
+
+
+def bright_ball(
+    centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    radius_mm: float = 16.0,
+    size: tuple[int, int, int] = (80, 80, 24),
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0),
+    brightness: float = 300.0,
+) -> tuple[sitk.Image, sitk.Image]:
+    """A noisy scan around the origin with one bright ball, and the ball's mask."""
+    scan = sitk.Image(list(size), sitk.sitkFloat32)
+    scan.SetSpacing(spacing_mm)
+    scan.SetOrigin([-(n - 1) / 2 * s for n, s in zip(size, spacing_mm, strict=True)])
+    z, y, x = np.meshgrid(
+        *(np.arange(n) * s + o for n, s, o in zip(size[::-1], spacing_mm[::-1], scan.GetOrigin()[::-1], strict=True)),
+        indexing="ij",
+    )
+    distance = np.sqrt((x - centre_mm[0]) ** 2 + (y - centre_mm[1]) ** 2 + (z - centre_mm[2]) ** 2)
+    ball = distance <= radius_mm
+    noise = np.random.default_rng(0).normal(100, 10, ball.shape)
+    image = sitk.GetImageFromArray((noise + (brightness - 100) * ball).astype(np.float32))
+    mask = sitk.GetImageFromArray(ball.astype(np.uint8))
+    image.CopyInformation(scan)
+    mask.CopyInformation(scan)
+    return image, mask
+
+
+@pytest.fixture(name="bright_ball")
+def _bright_ball():
+    return bright_ball

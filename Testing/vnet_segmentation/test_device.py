@@ -1,0 +1,85 @@
+"""Choice of device and precision, with reasons."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from vnet_segmentation import device as device_module
+from vnet_segmentation.device import choose_device, set_cpu_threads
+from vnet_segmentation.errors import ExitCode, UserError
+
+
+@pytest.fixture
+def with_cuda(monkeypatch):
+    monkeypatch.setattr(device_module, "_cuda_problem", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+
+
+def test_without_a_gpu_the_cpu_is_taken_and_the_reason_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    chosen = choose_device()
+    assert chosen.name == "cpu"
+    assert "CUDA" in chosen.reason
+
+
+def test_cuda_is_taken_where_it_is(with_cuda):
+    chosen = choose_device()
+    assert (chosen.name, chosen.precision) == ("cuda", "bfloat16")
+
+
+def test_cuda_without_bfloat16_computes_in_float16(with_cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    assert choose_device().precision == "float16"
+
+
+def test_a_gpu_that_fails_a_convolution_is_not_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def fail(*arguments, **options):
+        raise RuntimeError("no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    chosen = choose_device()
+    assert chosen.name == "cpu"
+    assert "no kernel image" in chosen.reason
+    assert "more" not in chosen.reason
+
+
+def test_mps_is_never_taken_by_itself(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device().name == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("fast", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)
+def test_precision_of_the_cpu_follows_the_processor(monkeypatch, fast, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: fast, raising=False)
+    assert choose_device("cpu").precision == precision
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "tpu", ""])
+def test_what_is_not_there_is_a_sentence(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError) as caught:
+        choose_device(name)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_unknown_precision_is_a_sentence():
+    with pytest.raises(UserError, match="Unknown precision"):
+        choose_device("cpu", "int4")
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (16, 15)])
+def test_one_core_is_left_free_where_there_are_more_than_two(monkeypatch, cores, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert set_cpu_threads() == threads
+    assert torch.get_num_threads() == threads
