@@ -153,9 +153,7 @@ def test_the_report_is_complete_plain_json(segmenter, bright_ball):
         "warnings",
     }
     # 32 voxels of 1 mm lie within 16 mm of the middle, and 10 slices of 3 mm.
-    assert report["diameters_mm"] == pytest.approx(
-        {"transverse": 32, "anteroposterior": 32, "craniocaudal": 30}, abs=1
-    )
+    assert report["diameters_mm"] == pytest.approx({"transverse": 32, "anteroposterior": 32, "craniocaudal": 30}, abs=1)
     assert report["model"]["name"] == "tiny"
     assert len(report["model"]["sha256"]) == 64
     assert report["device"]["name"] == "cpu"

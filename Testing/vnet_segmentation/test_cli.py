@@ -1,0 +1,168 @@
+"""The command line, but for training, which test_train_model has."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from vnet_segmentation.cli import run
+from vnet_segmentation.errors import ExitCode
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[2] / "VNetSegmentation"
+
+
+@pytest.fixture
+def scan_file(tmp_path, bright_ball):
+    path = tmp_path / "Müller scan.nii.gz"
+    sitk.WriteImage(bright_ball()[0], str(path))
+    return path
+
+
+@pytest.fixture
+def options(tiny_model, sees_bright):
+    return ["--model", str(tiny_model), "--device", "cpu", "--precision", "float32"]
+
+
+def test_segment_writes_the_mask_and_says_what_it_found(scan_file, options, tmp_path, capsys):
+    mask, report = tmp_path / "mask.nii.gz", tmp_path / "report.json"
+    assert run(["segment", str(scan_file), "-o", str(mask), "--report", str(report), *options]) == ExitCode.OK
+    assert sitk.ReadImage(str(mask)).GetSize() == (80, 80, 24)
+    assert json.loads(report.read_text("utf-8"))["scan"].endswith("Müller scan.nii.gz")
+    told = capsys.readouterr()
+    assert "Prostate 17." in told.out
+    assert "Confidence" in told.out
+    assert told.err == ""
+
+
+def test_segment_does_not_replace_a_file_unasked(scan_file, options, tmp_path, capsys):
+    mask = tmp_path / "mask.nrrd"
+    mask.write_text("corrected by hand")
+    arguments = ["segment", str(scan_file), "-o", str(mask), *options]
+    assert run(arguments) == ExitCode.CANNOT_WRITE
+    assert mask.read_text() == "corrected by hand"
+    assert "--overwrite" in capsys.readouterr().err
+    assert run([*arguments, "--overwrite"]) == ExitCode.OK
+
+
+def test_an_empty_result_has_its_own_exit_code(options, tmp_path, bright_ball, capsys):
+    sitk.WriteImage(bright_ball(brightness=100)[0], str(tmp_path / "noise.nrrd"))
+    mask = tmp_path / "mask.nrrd"
+    assert run(["segment", str(tmp_path / "noise.nrrd"), "-o", str(mask), *options]) == ExitCode.EMPTY_RESULT
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(mask))).any()
+    assert "No prostate was found" in capsys.readouterr().out
+
+
+def test_batch_prints_a_line_per_scan_and_a_summary(scan_file, options, tmp_path, capsys):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    scan_file.rename(folder / "a.nii.gz")
+    (folder / "b.nrrd").write_text("no image")
+    assert run(["batch", str(folder), "-o", str(tmp_path / "out"), *options]) == ExitCode.SOME_FAILED
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("[1/2] a.nii.gz: done 17.")
+    assert told[1].startswith("[2/2] b.nrrd: failed - ")
+    assert told[2].startswith("1 done, 1 failed.")
+
+
+def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, bright_ball, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    for case, centre in (("Case00", (0, 0, 0)), ("Case01", (10, -8, 6))):
+        scan, mask = bright_ball(centre)
+        sitk.WriteImage(scan, str(data / f"{case}.nii.gz"))
+        sitk.WriteImage(mask, str(data / f"{case}_segmentation.nii.gz"))
+    written = tmp_path / "table.csv"
+    assert run(["evaluate", str(data), "-o", str(written), *options]) == ExitCode.OK
+    with open(written, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["Case00", "Case01"]
+    assert all(float(row["dice"]) > 0.95 for row in rows)
+    assert "mean of 2" in capsys.readouterr().out
+
+    results = tmp_path / "results"
+    results.mkdir()
+    sitk.WriteImage(bright_ball()[1], str(results / "Case00_prostate.nii.gz"))
+    assert run(["evaluate", str(data), "--results", str(results), "-o", str(written)]) == ExitCode.OK
+    with open(written, newline="", encoding="utf-8") as file:
+        # The missing result counts as a missed gland.
+        assert [float(row["dice"]) for row in csv.DictReader(file)] == [1.0, 0.0]
+
+    assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
+
+
+def test_models_lists_the_bundled_one(capsys):
+    assert run(["models"]) == ExitCode.OK
+    assert "prostate-t2 (bundled)" in capsys.readouterr().out
+
+
+def test_unknown_and_damaged_models(scan_file, tmp_path, tiny_model, capsys):
+    arguments = ["segment", str(scan_file), "-o", str(tmp_path / "mask.nrrd"), "--model"]
+    assert run([*arguments, "no-such-model"]) == ExitCode.BAD_MODEL
+    assert "prostate-t2" in capsys.readouterr().err
+    weights = tiny_model / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run([*arguments, str(tiny_model)]) == ExitCode.BAD_MODEL
+    assert not (tmp_path / "mask.nrrd").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["segment"],
+        ["segment", "scan.nrrd"],
+        ["paint"],
+        ["train", "data", "-o", "m", "--preset", "best"],
+        ["segment", "s", "-o", "m", "--colour"],
+    ],
+)
+def test_wrong_use_is_told_by_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(arguments)
+    assert stopped.value.code == ExitCode.USAGE
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "extra", [["--device", "tpu"], ["--threshold", "1.5"], ["--picture", "picture.jpg"], ["--device", "cuda:99"]]
+)
+def test_wrong_values_are_told_by_exit_code_2(scan_file, tiny_model, tmp_path, extra, capsys):
+    mask = tmp_path / "mask.nrrd"
+    arguments = ["segment", str(scan_file), "-o", str(mask), "--model", str(tiny_model), *extra]
+    assert run(arguments) == ExitCode.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not mask.exists()
+
+
+def _python(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *(["-c", code] if code else ["-m", "vnet_segmentation"]), *arguments]
+    return subprocess.run(command, cwd=PACKAGE_PARENT, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def test_python_m_is_the_same_command():
+    ran = _python("--version")
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("vnet-segmentation ")
+
+
+@pytest.mark.parametrize("package", ["torch", "SimpleITK", "safetensors"])
+def test_a_missing_package_is_named(package):
+    code = (
+        "import sys\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from vnet_segmentation.__main__ import main\n"
+        "sys.argv = ['vnet-segmentation', 'models']\n"
+        "sys.exit(main())\n"
+    )
+    ran = _python(code=code)
+    assert ran.returncode == ExitCode.MISSING_DEPENDENCY
+    assert f"The Python package {package} is missing" in ran.stderr
+    assert "Traceback" not in ran.stderr

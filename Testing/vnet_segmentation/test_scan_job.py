@@ -1,0 +1,76 @@
+"""The files of one scan: whole, in the right order, and never over something unasked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import SimpleITK as sitk
+
+from vnet_segmentation.device import choose_device
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.scan_job import Outputs, segment_file
+from vnet_segmentation.segmenter import Segmenter
+
+
+@pytest.fixture
+def segmenter(tiny_model, sees_bright):
+    return Segmenter(tiny_model, choose_device("cpu", "float32"))
+
+
+@pytest.fixture
+def scans(tmp_path, bright_ball):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    sitk.WriteImage(bright_ball()[0], str(folder / "a.nii.gz"))
+    return folder
+
+
+def test_all_outputs_of_one_scan(segmenter, scans, tmp_path):
+    outputs = Outputs(*(tmp_path / "out" / name for name in ("m.seg.nrrd", "p.nrrd", "m.png", "r.json")))
+    report = segment_file(segmenter, scans / "a.nii.gz", outputs)
+    assert all(path.stat().st_size > 100 for path in outputs.all)
+    written = json.loads(outputs.report.read_text("utf-8"))
+    assert written["scan"] == str(scans / "a.nii.gz")
+    assert written["size"] == [80, 80, 24]
+    assert written["volume_ml"] == report["volume_ml"]
+    assert {"read", "prepare", "network", "mask"} <= set(written["seconds"])
+
+
+def test_nothing_is_replaced_unasked_and_the_scan_never(segmenter, scans, tmp_path):
+    mask = tmp_path / "mask.nrrd"
+    mask.write_text("corrected by hand")
+    with pytest.raises(UserError, match="exists already") as caught:
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(mask))
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+    assert mask.read_text() == "corrected by hand"
+    with pytest.raises(UserError, match="is the scan itself"):
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(scans / "a.nii.gz"), overwrite=True)
+    segment_file(segmenter, scans / "a.nii.gz", Outputs(mask), overwrite=True)
+    assert mask.stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("m.jpg",), "m.jpg"),
+        (("m.nrrd", "p.seg.nrrd"), "p.seg.nrrd"),
+        (("m.nrrd", None, "picture.jpg"), "must end in .png"),
+        (("m.nrrd", "m.nrrd"), "same name"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_the_work(scans, tmp_path, names, sentence):
+    outputs = Outputs(*(name and tmp_path / name for name in names))
+    with pytest.raises(UserError, match=sentence) as caught:
+        outputs.check(scans / "a.nii.gz", overwrite=True)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_an_output_that_fails_leaves_no_mask(segmenter, scans, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("The disk is full.", ExitCode.CANNOT_WRITE)
+
+    monkeypatch.setattr("vnet_segmentation.scan_job.write_picture", fail)
+    with pytest.raises(UserError, match="disk is full"):
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "m.nrrd", picture=tmp_path / "m.png"))
+    assert not (tmp_path / "m.nrrd").exists()
