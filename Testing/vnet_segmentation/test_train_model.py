@@ -28,7 +28,7 @@ from vnet_segmentation.evaluation import Row
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.train_model import TrainingOptions, choose_validation
-from vnet_segmentation.training import Progress
+from vnet_segmentation.training import Progress, TrainingRun
 
 CPU = Device("cpu", "float32", "It was asked for.")
 COARSE = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16))
@@ -491,3 +491,13 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(data: Path, 
     assert "100.0%  iteration 6  loss " in resumed.stdout
     assert resumed.stdout.endswith(f"The model is in {model}.\n")
     assert json.loads((model / "model.json").read_text("utf-8"))["metrics"]["n_cases"] == 1
+
+
+def test_memory_that_is_too_small_is_a_sentence(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: TrainingRun) -> float:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(TrainingRun, "step", fail)
+    with pytest.raises(UserError, match="smaller --width") as caught:
+        Training()(data, model)
+    assert caught.value.exit_code == ExitCode.OUT_OF_MEMORY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from vnet_segmentation.errors import ExitCode, UserError
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda", "mps")
+_OUT_OF_MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,8 +48,11 @@ def choose_device(name: str = "auto", precision: str = "auto") -> Device:
         UserError: the device that was asked for is not there (`ExitCode.USAGE`).
     """
     kind = name.partition(":")[0]
-    if kind not in DEVICE_CHOICES:
-        raise UserError(f"Unknown device {name!r}. Choose one of: {', '.join(DEVICE_CHOICES)}.", ExitCode.USAGE)
+    if name not in DEVICE_CHOICES and not re.fullmatch(r"cuda:\d{1,3}", name):
+        raise UserError(
+            f"Unknown device {name!r}. Choose one of: {', '.join(DEVICE_CHOICES)}, cuda:0, cuda:1 and so on.",
+            ExitCode.USAGE,
+        )
     if precision not in ("auto", *PRECISIONS):
         raise UserError(
             f"Unknown precision {precision!r}. Choose auto or one of: {', '.join(PRECISIONS)}.", ExitCode.USAGE
@@ -62,12 +67,14 @@ def choose_device(name: str = "auto", precision: str = "auto") -> Device:
         why = "It was asked for"
     if precision != "auto":
         return Device(name, precision, f"{why}; the precision was asked for.")
-    precision, because = _best_precision(name)
+    precision, because = best_precision(name)
     return Device(name, precision, f"{why}; {because}.")
 
 
 def set_cpu_threads() -> int:
     """Uses every core but one, so that the desktop stays alive; both where there are only two.
+
+    Never more than torch took by itself: the physical cores, or what OMP_NUM_THREADS says.
 
     Returns:
         The number of threads.
@@ -76,9 +83,18 @@ def set_cpu_threads() -> int:
         cores = len(os.sched_getaffinity(0))  # what a container or a batch system lets us have
     except AttributeError:
         cores = os.cpu_count() or 1
-    threads = cores - 1 if cores > 2 else cores
+    threads = min(torch.get_num_threads(), cores - 1 if cores > 2 else cores)
     torch.set_num_threads(threads)
     return threads
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch says that the device's memory is too small."""
+    # torch has a class for CUDA only; on the CPU, on MPS and in cuDNN the message tells.
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    message = str(error).lower()
+    return any(words in message for words in _OUT_OF_MEMORY_WORDS)
 
 
 def _cuda_problem(name: str) -> str | None:
@@ -107,7 +123,8 @@ def _mps_problem(name: str) -> str | None:
     return None
 
 
-def _best_precision(name: str) -> tuple[str, str]:
+def best_precision(name: str) -> tuple[str, str]:
+    """The precision that is fast and accurate on a device, and why, as half a sentence."""
     kind = torch.device(name).type
     if kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vnet_segmentation.device import Device
+from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import SIDE_MULTIPLE, VNet, prostate_probability
 
@@ -28,14 +28,14 @@ class Rung:
 def ladder(device: Device) -> list[Rung]:
     """The ways to compute, in the order in which they are tried: precision, then tiles, then the CPU."""
     rungs = [Rung(device, tiled=False)]
-    frugal = device
     if device.precision == "float32":
-        half = "float16" if device.torch_device.type == "mps" else "bfloat16"
-        frugal = replace(device, precision=half)
-        rungs.append(Rung(frugal, tiled=False))
-    rungs.append(Rung(frugal, tiled=True))
+        # A shorter precision that is not at home there, as on processors without bfloat16, needs more memory, not less.
+        device = replace(device, precision=best_precision(device.name)[0])
+        if device != rungs[0].device:
+            rungs.append(Rung(device, tiled=False))
+    rungs.append(Rung(device, tiled=True))
     if device.torch_device.type != "cpu":
-        cpu = Device("cpu", "float32", "The GPU's memory ran out.")
+        cpu = Device("cpu", best_precision("cpu")[0], "The GPU's memory ran out.")
         rungs += [Rung(cpu, tiled=False), Rung(cpu, tiled=True)]
     return rungs
 
@@ -53,14 +53,12 @@ class Predictor:
         self._rungs = ladder(device)
         self.steps_down: list[str] = []
         """A sentence for each rung that was left."""
-        self._move()
 
     @property
     def device(self) -> Device:
         """Where the network computes now."""
         return self._rungs[0].device
 
-    @torch.inference_mode()
     def probability(self, crop: Tensor) -> Tensor:
         """Prostate probability of a crop.
 
@@ -74,11 +72,11 @@ class Predictor:
             UserError: not even the lowest rung fits into memory (`ExitCode.OUT_OF_MEMORY`).
         """
         while True:
-            rung = self._rungs[0]
             try:
-                return self._tiled(crop) if rung.tiled else self._whole(crop)
+                self._move()
+                return self._predict(crop)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(self._rungs) == 1:
                     raise UserError(
@@ -95,20 +93,21 @@ class Predictor:
         if left.device.torch_device.type == "cuda":
             self._network.cpu()
             torch.cuda.empty_cache()
-        self._move()
 
     def _move(self) -> None:
+        # Where the network is there already, this costs nothing.
         self._network.to(self.device.torch_device)
         self._network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def _predict(self, crop: Tensor) -> Tensor:
+        return blend_tiles(crop, self._whole) if self._rungs[0].tiled else self._whole(crop)
 
     def _whole(self, crop: Tensor) -> Tensor:
         batch = crop[None, None].to(self.device.torch_device).contiguous(memory_format=torch.channels_last_3d)
         with self.device.autocast():
             logits = self._network(batch)
         return prostate_probability(logits)[0].cpu()
-
-    def _tiled(self, crop: Tensor) -> Tensor:
-        return blend_tiles(crop, self._whole)
 
 
 def blend_tiles(crop: Tensor, predict: Callable[[Tensor], Tensor], fraction: float = 0.625) -> Tensor:
@@ -142,11 +141,3 @@ def _tile_slices(side: int, fraction: float) -> list[slice]:
 def _ramp(tile: slice) -> Tensor:
     n = tile.stop - tile.start
     return torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).float()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch has a class for CUDA only; on the CPU and MPS the message tells.
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    message = str(error).lower()
-    return any(words in message for words in ("out of memory", "not enough memory", "can't allocate memory"))

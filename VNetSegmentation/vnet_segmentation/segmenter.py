@@ -25,6 +25,8 @@ from vnet_segmentation.measurements import measure
 from vnet_segmentation.preprocessing import Preprocessing, centre_mm, crop, prepare, to_scan_grid
 
 Point = NDArray[np.float64]
+Box = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""First and last index, each x, y, z, of what is found."""
 ProgressCallback = Callable[[float, str], None]
 
 _MARGIN_MM = 12.0
@@ -33,10 +35,13 @@ _MAX_MOVES = 3
 _SECOND_LOOK_SHIFT = (8, 8, 6)
 """Voxels along x, y, z: half of the deepest stage's stride and less. A mirrored look from the same place agrees with
 the first even where both are wrong."""
-_SMALLEST_GLAND_ML = 3.0
-"""Less than this is not taken for a gland while searching; glands of adults start at about 10 ml."""
-_SEARCH_FIELD_MM = 256.0
-"""Side of the cube that is searched for a gland that is not at the scan's centre."""
+_SMALLEST_GLAND_ML, _LARGEST_GLAND_ML = 10.0, 350.0
+"""Less is looked for elsewhere, too: where there is no gland, the model may take up to about 20 ml for one. Beyond
+either a person is told."""
+_MAX_SEARCH_LOOKS = 64
+"""About a minute on two cores."""
+_THICK_SLICES = 1.5
+"""From this ratio to the other spacings the widest one tells how the slices lie."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,12 @@ class Segmentation:
 class _Look:
     """What the network saw around one point."""
 
-    centre_mm: Point
     probability: Tensor
     """(depth, height, width) in [0, 1]."""
     grid: sitk.Image
+    gland: Box | None
+    """Where the largest connected part lies; None if nothing was found."""
+    gland_ml: float
 
 
 class Segmenter:
@@ -112,7 +119,7 @@ class Segmenter:
             prepared = prepare(scan, self.preprocessing)
         with stopwatch.time("network"):
             progress(0.15, "Looking for the prostate")
-            look = self._find(prepared)
+            look = self._find(prepared, progress)
             progress(0.55, "Looking a second time")
             second = self._second_look(prepared, look)
         progress(0.85, "Drawing the mask on the scan")
@@ -122,7 +129,7 @@ class Segmenter:
             mask = mask_from_probability(probability, threshold)
             measurements = measure(mask)
         warnings = list(self._predictor.steps_down)
-        warnings += _warnings(mask, measurements.volume_ml, mean >= threshold, look.grid, scan)
+        warnings += _warnings(mask, measurements.volume_ml, _gland(mean, look.grid, threshold), prepared)
         device = self._predictor.device
         report = {
             "volume_ml": round(measurements.volume_ml, 2),
@@ -142,28 +149,39 @@ class Segmenter:
         progress(1.0, "Done")
         return Segmentation(mask, probability, report)
 
-    def _find(self, prepared: sitk.Image) -> _Look:
+    def _find(self, prepared: sitk.Image, progress: ProgressCallback) -> _Look:
         """The look whose field has the gland well inside; the one at the scan's centre if there is no gland."""
-        first = look = self._look(prepared, centre_mm(prepared))
-        if self._gland_ml(look) < _SMALLEST_GLAND_ML:
-            others = [self._look(prepared, point) for point in self._search_points(prepared)]
-            look = max([first, *others], key=self._gland_ml)
-            if self._gland_ml(look) < _SMALLEST_GLAND_ML:
-                return first
+        best = self._centred(prepared, self._look(prepared, centre_mm(prepared)))
+        if best.gland_ml >= _SMALLEST_GLAND_ML:
+            return best
+        points = self._search_points(prepared)
+        for number, point in enumerate(points):
+            progress(0.15 + 0.4 * number / len(points), "Looking for the prostate in the rest of the scan")
+            look = self._look(prepared, point)
+            if look.gland_ml > best.gland_ml:
+                best = look
+        return self._centred(prepared, best)
+
+    def _centred(self, prepared: sitk.Image, look: _Look) -> _Look:
+        """A look at the same gland from where it is not near the field's border, as far as that goes."""
         for _ in range(_MAX_MOVES):
             target = self._better_centre(prepared, look)
             if target is None:
                 return look
             moved = self._look(prepared, target)
             # A second look that loses the gland is no better look.
-            if self._gland_ml(moved) < self._gland_ml(look) / 2:
+            if moved.gland_ml < look.gland_ml / 2:
                 return look
             look = moved
         return look
 
     def _look(self, prepared: sitk.Image, point_mm: Point) -> _Look:
         image, grid = crop(prepared, point_mm, self.preprocessing)
-        return _Look(point_mm, self._predictor.probability(image), grid)
+        probability = self._predictor.probability(image)
+        gland = _gland(probability, grid)
+        voxel_ml = math.prod(self.preprocessing.spacing_mm) / 1000
+        volume_ml = np.count_nonzero(sitk.GetArrayViewFromImage(gland)) * voxel_ml
+        return _Look(probability, grid, _bounding_box(gland), volume_ml)
 
     def _second_look(self, prepared: sitk.Image, look: _Look) -> Tensor:
         """The probability in `look`'s field as seen from a shifted field, left and right exchanged."""
@@ -177,48 +195,36 @@ class Segmenter:
         second[z:, y:, x:] = seen[:-z, :-y, :-x]
         return second
 
-    def _gland_ml(self, look: _Look) -> float:
-        voxel_ml = float(np.prod(self.preprocessing.spacing_mm)) / 1000
-        return int((look.probability >= 0.5).sum()) * voxel_ml
-
-    def _search_points(self, prepared: sitk.Image) -> Iterator[Point]:
-        """Centres of overlapping fields, but for the one in the middle, that cover the scan."""
-        offsets_mm = []
+    def _search_points(self, prepared: sitk.Image) -> list[Point]:
+        """Centres of overlapping fields, but for the one in the middle, that cover the scan; the nearest to the middle
+        alone if they are very many."""
+        steps_mm = []
         for n, spacing, seen_mm in zip(
             prepared.GetSize(), prepared.GetSpacing(), self.preprocessing.extent_mm, strict=True
         ):
-            reach_mm = max(0.0, (min(n * spacing, _SEARCH_FIELD_MM) - seen_mm) / 2)
+            reach_mm = (n * spacing - seen_mm) / 2
             # Neighbours share at least half of what they see, so that one of them has the gland well inside.
-            n_steps = 2 * math.ceil(2 * reach_mm / seen_mm)
-            offsets_mm.append(np.linspace(-reach_mm, reach_mm, n_steps + 1))
+            n_steps = math.ceil(4 * reach_mm / seen_mm) if reach_mm > _MARGIN_MM else 0
+            steps_mm.append(np.linspace(-reach_mm, reach_mm, n_steps + 1) if n_steps else np.zeros(1))
+        offsets_mm = sorted(map(np.array, product(*steps_mm)), key=lambda offset_mm: float(np.linalg.norm(offset_mm)))
         axes = np.array(prepared.GetDirection()).reshape(3, 3)
-        for offset_mm in product(*offsets_mm):
-            if any(offset_mm):
-                yield centre_mm(prepared) + axes @ np.array(offset_mm)
+        return [
+            centre_mm(prepared) + axes @ offset_mm
+            for offset_mm in offsets_mm[: _MAX_SEARCH_LOOKS + 1]
+            if np.linalg.norm(offset_mm) > _MARGIN_MM
+        ]
 
     def _better_centre(self, prepared: sitk.Image, look: _Look) -> Point | None:
-        """The gland's middle if the gland is near a border of the field beyond which the scan goes on."""
-        found = sitk.GetImageFromArray((look.probability >= 0.5).numpy().astype(np.uint8))
-        found.CopyInformation(look.grid)
-        box = _bounding_box(keep_largest_component(found))
-        if box is None:
+        """The gland's middle along the axes where it is near a border of the field beyond which the scan goes on."""
+        if look.gland is None:
             return None
-        low, high = box
-        spacing, size = np.array(self.preprocessing.spacing_mm), np.array(self.preprocessing.size)
-        too_near = np.zeros(3, bool)
-        for axis in range(3):
-            for end, distance in ((low, low[axis]), (high, size[axis] - 1 - high[axis])):
-                if distance * spacing[axis] < _MARGIN_MM:
-                    beyond = (low + high) / 2
-                    beyond[axis] = -0.5 if end is low else size[axis] - 0.5
-                    too_near[axis] |= _contains(
-                        prepared, look.grid.TransformContinuousIndexToPhysicalPoint(beyond.tolist())
-                    )
-        middle = np.where(too_near, (low + high) / 2, (size - 1) / 2)
+        low, high = look.gland
+        middle = (np.array(self.preprocessing.size) - 1) / 2
+        target = np.where(_is_near_open_border(look.gland, look.grid, prepared, _MARGIN_MM), (low + high) / 2, middle)
         # Less than two voxels is no other look.
-        if (np.abs(middle - (size - 1) / 2) < 2).all():
+        if (np.abs(target - middle) < 2).all():
             return None
-        return np.array(look.grid.TransformContinuousIndexToPhysicalPoint(middle.tolist()))
+        return np.array(look.grid.TransformContinuousIndexToPhysicalPoint(target.tolist()))
 
 
 def mask_from_probability(probability: sitk.Image, threshold: float = 0.5) -> sitk.Image:
@@ -251,8 +257,15 @@ def keep_largest_component(mask: sitk.Image) -> sitk.Image:
     return sitk.Paste(mask * 0, largest, largest.GetSize(), [0, 0, 0], start)
 
 
-def _bounding_box(mask: sitk.Image) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """First and last index (x, y, z) of a mask's voxels; None if it is empty."""
+def _gland(probability: Tensor, grid: sitk.Image, threshold: float = 0.5) -> sitk.Image:
+    """The largest connected part of what reaches the threshold in a look, as a mask on its grid."""
+    found = sitk.GetImageFromArray((probability >= threshold).numpy().astype(np.uint8))
+    found.CopyInformation(grid)
+    return keep_largest_component(found)
+
+
+def _bounding_box(mask: sitk.Image) -> Box | None:
+    """Where a mask's voxels are; None if it is empty."""
     array = sitk.GetArrayViewFromImage(mask)
     ends = []
     for axis in (2, 1, 0):
@@ -264,37 +277,41 @@ def _bounding_box(mask: sitk.Image) -> tuple[NDArray[np.int64], NDArray[np.int64
     return low, high
 
 
+def _is_near_open_border(box: Box, grid: sitk.Image, scan: sitk.Image, margin_mm: float) -> NDArray[np.bool_]:
+    """For each axis, whether a box is within the margin of a border of its grid beyond which the scan goes on."""
+    low, high = box
+    near = np.zeros(3, bool)
+    for axis, (n, spacing_mm) in enumerate(zip(grid.GetSize(), grid.GetSpacing(), strict=True)):
+        for distance, outside in ((low[axis], -1), (n - 1 - high[axis], n)):
+            if distance * spacing_mm <= margin_mm:
+                beyond = (low + high) / 2
+                beyond[axis] = outside
+                near[axis] |= _contains(scan, grid.TransformContinuousIndexToPhysicalPoint(beyond.tolist()))
+    return near
+
+
 def _contains(image: sitk.Image, point_mm: tuple[float, ...]) -> bool:
     index = image.TransformPhysicalPointToContinuousIndex(point_mm)
     return all(-0.5 <= i <= n - 0.5 for i, n in zip(index, image.GetSize(), strict=True))
 
 
-def _warnings(mask: sitk.Image, volume_ml: float, found: Tensor, grid: sitk.Image, scan: sitk.Image) -> list[str]:
-    box = _bounding_box(mask)
-    if box is None:
+def _warnings(mask: sitk.Image, volume_ml: float, gland: sitk.Image, prepared: sitk.Image) -> list[str]:
+    """What a person has to know about a mask on the scan's grid and the gland that it was made of, on the crop's."""
+    box, seen_box = _bounding_box(mask), _bounding_box(gland)
+    if box is None or seen_box is None:
         return ["No prostate was found. Check that this is a T2-weighted MR scan of the pelvis."]
     warnings = []
     low, high = box
     if (low == 0).any() or (high == np.array(mask.GetSize()) - 1).any():
         warnings.append("The prostate touches the border of the scan: part of it may be missing.")
-    if _touches_open_border(found, grid, scan):
+    if _is_near_open_border(seen_box, gland, prepared, 0).any():
         warnings.append("The prostate reaches the border of the field that the model sees: part of it may be missing.")
-    if not 10 <= volume_ml <= 350:
+    if not _SMALLEST_GLAND_ML <= volume_ml <= _LARGEST_GLAND_ML:
         warnings.append(f"{volume_ml:.0f} ml is unusual for a prostate: check the mask.")
+    x_mm, y_mm, z_mm = prepared.GetSpacing()
+    if max(x_mm, y_mm) > _THICK_SLICES * z_mm:
+        warnings.append("The slices are not axial: check the mask, unless the model was trained on such scans.")
     return warnings
-
-
-def _touches_open_border(found: Tensor, grid: sitk.Image, scan: sitk.Image) -> bool:
-    """Whether the gland reaches a face of the crop beyond which the scan goes on."""
-    for axis in range(3):
-        for index in (0, found.shape[axis] - 1):
-            face = found.select(axis, index).nonzero()
-            if len(face):
-                position = face.float().mean(0).tolist()
-                position.insert(axis, -1.0 if index == 0 else float(index + 1))
-                if _contains(scan, grid.TransformContinuousIndexToPhysicalPoint(position[::-1])):
-                    return True
-    return False
 
 
 class _Stopwatch:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vnet_segmentation.bundle import check_destination, save_bundle
 from vnet_segmentation.dataset import Case, Problem, check_cases, find_cases, split_by_site
-from vnet_segmentation.device import Device
+from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.evaluation import Row, evaluate_cases, summarise
 from vnet_segmentation.preprocessing import Preprocessing
@@ -20,7 +20,7 @@ from vnet_segmentation.training_cache import load_cases, make_synthetic_cases
 
 _MAX_WIDTH = 64
 """What a bundle may have at most; better known before the training than after it."""
-_N_SYNTHETIC_CASES = 16
+_N_SYNTHETIC_CASES = 48
 _N_VALIDATION_SHARE = 5
 """One case in so many is set apart for validation unless the user says otherwise."""
 
@@ -124,7 +124,15 @@ def train_model(
         run.resume(checkpoint)
         say(f"Going on at iteration {run.iteration}")
     say(f"Training on {len(training)} cases, {len(validation)} set apart for validation. {run.device.reason}")
-    finished = run.run(report, lambda: run.save(checkpoint), should_stop)
+    try:
+        finished = run.run(report, lambda: run.save(checkpoint), should_stop)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"The memory of {run.device.name} is too small for this training. Choose a smaller --width.",
+            ExitCode.OUT_OF_MEMORY,
+        ) from error
     if not finished:
         raise UserError(
             f"Stopped at iteration {run.iteration}. Add --resume to the same command to go on.", ExitCode.CANCELLED
