@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def four_gigabytes(folder: Path) -> Path:
     return path
 
 
+def eight_gigabytes_of_nothing(folder: Path) -> Path:
+    # As the header announces, and all of it there, in a file that takes no space.
+    path = folder / "scan.nrrd"
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2048 2048 1024\nencoding: raw\nendian: little\n\n"
+    path.write_text(header)
+    os.truncate(path, len(header) + 2 * 2048 * 2048 * 1024)
+    return path
+
+
 def zero_spacing(folder: Path) -> Path:
     path = write(volume(), folder / "scan.nii", compress=False)
     content = bytearray(path.read_bytes())
@@ -155,6 +165,7 @@ def empty_folder(folder: Path) -> Path:
         (one_slice, "slice"),
         (cube_of_5_mm, "5 mm"),
         (four_gigabytes, "1024"),
+        (eight_gigabytes_of_nothing, "2048"),
         (zero_spacing, "spacing"),
         (singular_direction, "direction"),
         (mask, "mask"),

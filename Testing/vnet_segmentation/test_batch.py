@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
@@ -114,6 +115,35 @@ def test_an_empty_result_is_named_and_counts_as_a_failure(segmenter, tmp_path, b
     assert [row.status for row in rows] == ["empty"]
     assert "No prostate was found" in rows[0].message
     assert exit_code(rows) == ExitCode.SOME_FAILED
+    # It still is one when a second run passes it over.
+    rows = run_batch(segmenter, folder, tmp_path / "masks", BatchOptions())
+    assert [row.status for row in rows] == ["skipped"]
+    assert exit_code(rows) == ExitCode.SOME_FAILED
+
+
+def test_a_folder_of_dicom_slices_may_be_the_scan_itself(segmenter, tmp_path, monkeypatch):
+    folder = tmp_path / "patient 1"
+    folder.mkdir()
+    # What tells a DICOM file, and nothing more: it is found, and fails.
+    (folder / "slice1").write_bytes(bytes(128) + b"DICM")
+    rows = run_batch(segmenter, folder, tmp_path / "masks", BatchOptions())
+    assert [(row.scan, row.status) for row in rows] == [(folder, "failed")]
+    assert rows[0].mask == tmp_path / "masks" / "patient 1_prostate.nii.gz"
+    monkeypatch.chdir(folder)
+    rows = run_batch(segmenter, Path(), tmp_path / "masks", BatchOptions())
+    assert rows[0].mask == tmp_path / "masks" / "patient 1_prostate.nii.gz"
+
+
+def test_a_table_that_is_not_of_a_batch_is_not_replaced(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    output.mkdir()
+    (output / TABLE_NAME).write_text("patient,PSA\n", "utf-8")
+    with pytest.raises(UserError, match="is not of a batch") as caught:
+        check_batch(scans, output, BatchOptions())
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+    (output / TABLE_NAME).unlink()
+    run_batch(segmenter, scans, output, BatchOptions(), should_stop=iter([False, True]).__next__)
+    check_batch(scans, output, BatchOptions())
 
 
 def test_a_stop_is_obeyed_before_the_next_scan(segmenter, scans, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,32 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
     assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
 
 
+def test_the_threshold_and_the_format_reach_the_masks(options, tmp_path, bright_ball, capsys):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    sitk.WriteImage(sitk.SmoothingRecursiveGaussian(bright_ball()[0], 3.0), str(folder / "a.nrrd"))
+    volumes = []
+    for threshold in ("0.2", "0.8"):
+        output = tmp_path / threshold
+        arguments = ["batch", str(folder), "-o", str(output), "--format", "seg.nrrd", "--threshold", threshold]
+        assert run([*arguments, *options]) == ExitCode.OK
+        report = json.loads((output / "a_prostate.json").read_text("utf-8"))
+        assert (output / "a_prostate.seg.nrrd").exists()
+        assert report["threshold"] == float(threshold)
+        volumes.append(report["volume_ml"])
+    assert volumes[0] > volumes[1] > 0
+
+
+def test_stopped_with_the_keyboard_is_told(scan_file, options, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vnet_segmentation.segmenter.prepare", stop)
+    assert run(["segment", str(scan_file), "-o", str(tmp_path / "m.nrrd"), *options]) == ExitCode.CANCELLED
+    assert capsys.readouterr().err == "vnet-segmentation: stopped.\n"
+    assert not (tmp_path / "m.nrrd").exists()
+
+
 def test_models_lists_the_bundled_one(capsys):
     assert run(["models"]) == ExitCode.OK
     assert "prostate-t2 (bundled)" in capsys.readouterr().out
@@ -122,6 +149,9 @@ def test_unknown_and_damaged_models(scan_file, tmp_path, tiny_model, capsys):
         ["paint"],
         ["train", "data", "-o", "m", "--preset", "best"],
         ["segment", "s", "-o", "m", "--colour"],
+        ["segment", "s", "-o", "m", "--threshold", "1.5"],
+        ["batch", "s", "-o", "m", "--threshold", "nan"],
+        ["demo", "--threshold", "half"],
     ],
 )
 def test_wrong_use_is_told_by_exit_code_2(arguments, capsys):
@@ -132,7 +162,7 @@ def test_wrong_use_is_told_by_exit_code_2(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    "extra", [["--device", "tpu"], ["--threshold", "1.5"], ["--picture", "picture.jpg"], ["--device", "cuda:99"]]
+    "extra", [["--device", "tpu"], ["--device", "cuda:first"], ["--picture", "picture.jpg"], ["--device", "cuda:99"]]
 )
 def test_wrong_values_are_told_by_exit_code_2(scan_file, tiny_model, tmp_path, extra, capsys):
     mask = tmp_path / "mask.nrrd"
@@ -142,9 +172,12 @@ def test_wrong_values_are_told_by_exit_code_2(scan_file, tiny_model, tmp_path, e
     assert not mask.exists()
 
 
-def _python(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+def _python(*arguments: str, code: str = "", encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(["-c", code] if code else ["-m", "vnet_segmentation"]), *arguments]
-    return subprocess.run(command, cwd=PACKAGE_PARENT, capture_output=True, text=True, encoding="utf-8", check=False)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run(
+        command, cwd=PACKAGE_PARENT, env=environment, capture_output=True, text=True, encoding=encoding, check=False
+    )
 
 
 def test_python_m_is_the_same_command():
@@ -153,7 +186,13 @@ def test_python_m_is_the_same_command():
     assert ran.stdout.startswith("vnet-segmentation ")
 
 
-@pytest.mark.parametrize("package", ["torch", "SimpleITK", "safetensors"])
+def test_a_name_that_the_terminal_cannot_show_is_no_crash():
+    ran = _python("batch", "前列腺", "-o", "masks", encoding="ascii")
+    assert ran.returncode == ExitCode.BAD_INPUT
+    assert ran.stderr == "vnet-segmentation: There is no folder ???.\n"
+
+
+@pytest.mark.parametrize("package", ["torch", "SimpleITK", "numpy", "safetensors", "tqdm"])
 def test_a_missing_package_is_named(package):
     code = (
         "import sys\n"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+import SimpleITK as sitk
 import torch
 
 from vnet_segmentation import device as device_module
-from vnet_segmentation.device import choose_device, set_cpu_threads
+from vnet_segmentation.device import PRECISIONS, Device, choose_device, is_out_of_memory, set_cpu_threads
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -64,13 +65,53 @@ def test_precision_of_the_cpu_follows_the_processor(monkeypatch, fast, precision
     assert choose_device("cpu").precision == precision
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "tpu", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["cuda", "cuda:3", "mps", "tpu", "", "cuda:", "cuda:first", "cuda:-1", "cuda:9999", "auto:1", "cpu:1", "CPU"],
+)
 def test_what_is_not_there_is_a_sentence(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError) as caught:
         choose_device(name)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_gpu_is_chosen_by_its_number_if_there_are_so_many(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *tensors: None)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    chosen = choose_device("cuda:1", "float16")
+    assert (chosen.name, chosen.precision) == ("cuda:1", "float16")
+    assert chosen.reason == "It was asked for; the precision was asked for."
+    with pytest.raises(UserError, match="only 2 CUDA GPUs"):
+        choose_device("cuda:2")
+
+
+def test_mps_is_taken_by_name_after_a_convolution_has_run_on_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    run_on = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: run_on.append(device) or zeros(*shape))
+    assert (choose_device("mps").name, choose_device("mps").precision) == ("mps", "float32")
+    assert set(run_on) == {"mps"}
+
+    def fail(*tensors):
+        raise NotImplementedError("Conv3D is not supported on MPS")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
+    with pytest.raises(UserError, match="Conv3D is not supported"):
+        choose_device("mps")
+
+
+def test_autocast_computes_in_the_precision():
+    ones = torch.ones(2, 2)
+    for precision, dtype in PRECISIONS.items():
+        if precision != "float16":  # not in every torch on the CPU
+            with Device("cpu", precision, "").autocast():
+                assert (ones @ ones).dtype == dtype
 
 
 def test_unknown_precision_is_a_sentence():
@@ -81,5 +122,20 @@ def test_unknown_precision_is_a_sentence():
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (16, 15)])
 def test_one_core_is_left_free_where_there_are_more_than_two(monkeypatch, cores, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    torch.set_num_threads(32)
     assert set_cpu_threads() == threads
     assert torch.get_num_threads() == threads
+
+
+def test_no_more_threads_than_torch_was_told_to_take(monkeypatch):
+    # What OMP_NUM_THREADS does when torch starts.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    torch.set_num_threads(3)
+    assert set_cpu_threads() == 3
+
+
+def test_out_of_memory_of_itk_is_known_and_other_errors_are_not():
+    with pytest.raises(RuntimeError) as caught:
+        sitk.Image(2**20, 2**20, 2**10, sitk.sitkFloat64)  # 8 PB
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))

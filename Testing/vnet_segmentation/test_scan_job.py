@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import SimpleITK as sitk
@@ -50,6 +51,12 @@ def test_nothing_is_replaced_unasked_and_the_scan_never(segmenter, scans, tmp_pa
     assert mask.stat().st_size > 100
 
 
+def test_the_scan_under_another_name_is_not_replaced_either(segmenter, scans, tmp_path):
+    os.link(scans / "a.nii.gz", tmp_path / "b.nii.gz")
+    with pytest.raises(UserError, match="is the scan itself"):
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "b.nii.gz"), overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
@@ -74,3 +81,24 @@ def test_an_output_that_fails_leaves_no_mask(segmenter, scans, tmp_path, monkeyp
     with pytest.raises(UserError, match="disk is full"):
         segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "m.nrrd", picture=tmp_path / "m.png"))
     assert not (tmp_path / "m.nrrd").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("itkImport: Failed to allocate memory for image.")])
+def test_memory_too_small_for_the_scan_is_a_sentence(segmenter, scans, tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("vnet_segmentation.segmenter.prepare", fail)
+    with pytest.raises(UserError, match="ran out of memory") as caught:
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "m.nrrd"))
+    assert caught.value.exit_code == ExitCode.OUT_OF_MEMORY
+    assert not (tmp_path / "m.nrrd").exists()
+
+
+def test_a_bug_keeps_its_traceback(segmenter, scans, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("Inputs do not occupy the same physical space")
+
+    monkeypatch.setattr("vnet_segmentation.segmenter.prepare", fail)
+    with pytest.raises(RuntimeError, match="physical space"):
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "m.nrrd"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 from pathlib import Path
 
@@ -27,24 +26,6 @@ def make_scan(size: tuple[int, ...] = (24, 20, 10), spacing_mm: tuple[float, ...
 def write_bytes(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
-
-
-def patched_nifti(folder: Path, offset: int, layout: str, *values: float) -> Path:
-    """A NIfTI-1 file with some header fields overwritten."""
-    path = folder / "scan.nii"
-    sitk.WriteImage(make_scan(), str(path))
-    content = bytearray(path.read_bytes())
-    struct.pack_into(f"<{len(values)}{layout}", content, offset, *values)
-    return write_bytes(path, content)
-
-
-def patched_text(folder: Path, suffix: str, old: str, new: str) -> Path:
-    """An uncompressed file with a line of its text header replaced."""
-    path = folder / f"scan{suffix}"
-    sitk.WriteImage(make_scan(), str(path), useCompression=False)
-    content = path.read_bytes()
-    assert content.count(old.encode()) == 1
-    return write_bytes(path, content.replace(old.encode(), new.encode()))
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".tif", ".gipl"])
@@ -78,138 +59,14 @@ def test_one_frame_of_4d_is_a_scan(tmp_path: Path) -> None:
     assert read_scan(tmp_path / "scan.nrrd").GetSize() == scan.GetSize()
 
 
-def test_scaled_nifti_is_complete(tmp_path: Path) -> None:
-    # scl_slope, at byte 112: ITK then announces floats, twice as long as the 16-bit integers in the file.
-    read = read_scan(patched_nifti(tmp_path, 112, "f", 2.0))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), 2 * sitk.GetArrayFromImage(make_scan()))
-
-
-NIFTI_HEADERS = {
-    "zero spacing": (80, "f", (0.0,), "impossible voxel spacing"),
-    "negative spacing": (80, "f", (-1.0,), "impossible voxel spacing"),
-    "NaN spacing": (88, "f", (float("nan"),), "impossible voxel spacing"),
-    "infinite spacing": (84, "f", (float("inf"),), "impossible voxel spacing"),
-    "s-form with two equal axes": (280, "f", (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0), "right angles"),
-    "s-form of zeros": (280, "f", (0,) * 12, "right angles"),
-    "s-form with a NaN": (280, "f", (float("nan"),), "right angles"),
-    # Codes of the q-form and the s-form, quaternion, offset: only the s-form is left, and it is sheared.
-    "sheared s-form": (252, "h", (0, 1, *[0] * 12, *struct.unpack("<4h", struct.pack("<2f", 1, 0.5))), "right angles"),
-    "q-form with a NaN": (256, "f", (float("nan"),), "right angles"),
-    "no dimensions": (40, "h", (0,), "damaged"),
-    "negative size": (42, "h", (-5,), "damaged"),
-    "more data than there are": (42, "h", (240,), "damaged"),
-    "data behind the end": (108, "f", (1e9,), "damaged"),
-}
-
-
-@pytest.mark.parametrize("case", NIFTI_HEADERS)
-@pytest.mark.parametrize("packed", [False, True])
-def test_refuses_nifti_header(tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str, packed: bool) -> None:
-    offset, layout, values, sentence = NIFTI_HEADERS[case]
-    path = patched_nifti(tmp_path, offset, layout, *values)
-    if packed:
-        path = write_bytes(tmp_path / "scan.nii.gz", gzip.compress(path.read_bytes()))
-    with pytest.raises(UserError, match=sentence) as refused:
-        read_scan(path)
-    assert refused.value.exit_code is ExitCode.BAD_INPUT
-    assert path.name in str(refused.value)
-    assert capfd.readouterr().err == ""
-
-
-SPACE_DIRECTIONS = "space directions: (1.5,0,0) (0,1.5,0) (0,0,3)"
-TEXT_HEADERS = {
-    "zero spacing": (".mha", "Spacing = 1.5 1.5 3", "Spacing = 0 1.5 3", "impossible voxel spacing"),
-    "negative spacing": (".mha", "Spacing = 1.5 1.5 3", "Spacing = -1 1.5 3", "impossible voxel spacing"),
-    "singular": (".mha", "Matrix = 1 0 0 0 1 0", "Matrix = 1 0 0 1 0 0", "right angles"),
-    "sheared": (".mha", "Matrix = 1 0 0 0 1 0", "Matrix = 1 0 0 0.5 1 0", "right angles"),
-    "too long cosines": (".mha", "Matrix = 1 0 0", "Matrix = 2 0 0", "right angles"),
-    "too little data": (".mha", "DimSize = 24 20 10", "DimSize = 240 20 10", "damaged"),
-    "no size": (".mha", "DimSize = 24 20 10\n", "", "damaged"),
-    "4 GB": (".mha", "DimSize = 24 20 10", "DimSize = 1024 1024 2048", "too large"),
-    "NRRD zero spacing": (".nrrd", "(1.5,0,0)", "(0,0,0)", "impossible voxel spacing"),
-    "NRRD no spacing": (".nrrd", "(1.5,0,0)", "none", "impossible voxel spacing"),
-    "NRRD spacing 0": (".nrrd", SPACE_DIRECTIONS, "spacings: 0 1.5 3", "impossible voxel spacing"),
-    "NRRD spacing NaN": (".nrrd", SPACE_DIRECTIONS, "spacings: nan 1.5 3", "impossible voxel spacing"),
-    "NRRD singular": (".nrrd", "(0,1.5,0)", "(1.5,0,0)", "right angles"),
-    "NRRD sheared": (".nrrd", "(0,1.5,0)", "(0.5,1.5,0)", "right angles"),
-    "NRRD too little data": (".nrrd", "sizes: 24 20 10", "sizes: 240 20 10", "damaged"),
-    "NRRD 4 GB": (".nrrd", "sizes: 24 20 10", "sizes: 1024 1024 2048", "too large"),
-}
-
-
-@pytest.mark.parametrize("case", TEXT_HEADERS)
-def test_refuses_text_header(tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str) -> None:
-    suffix, old, new, sentence = TEXT_HEADERS[case]
-    path = patched_text(tmp_path, suffix, old, new)
-    if new.startswith("spacings"):
-        # NRRD has spacings only without a space.
-        header, _, voxels = path.read_bytes().partition(b"\n\n")
-        lines = [line for line in header.split(b"\n") if not line.startswith((b"space: ", b"space origin"))]
-        write_bytes(path, b"\n".join(lines) + b"\n\n" + voxels)
-    with pytest.raises(UserError, match=sentence):
-        read_scan(path)
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_refuses_truncated_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: str, compressed: bool, kept: float
-) -> None:
-    path = tmp_path / f"scan{suffix}"
-    sitk.WriteImage(make_scan(), str(path), useCompression=compressed)
-    content = path.read_bytes()
-    write_bytes(path, content[: int(kept * len(content))])
-    with pytest.raises(UserError, match="damaged" if kept else "empty"):
-        read_scan(path)
-    assert capfd.readouterr().err == ""
-
-
-def test_refuses_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
-    path = tmp_path / "scan.nii.gz"
-    sitk.WriteImage(make_scan(), str(path))
-    content = bytearray(path.read_bytes())
-    # The last 8 bytes of a gzip stream are its checksum and its length.
-    content[-8] ^= 1
-    with pytest.raises(UserError, match="damaged"):
-        read_scan(write_bytes(path, content))
-
-
-def test_refuses_damaged_compressed_metaimage(tmp_path: Path) -> None:
-    # ITK's own reader goes on with such data, and may crash.
-    path = tmp_path / "scan.mha"
-    sitk.WriteImage(make_scan(), str(path), useCompression=True)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    with pytest.raises(UserError, match="damaged"):
-        read_scan(write_bytes(path, content))
-
-
-def test_reads_metaimage_with_a_file_for_each_slice(tmp_path: Path) -> None:
-    scan = make_scan()
-    sitk.WriteImage(scan, str(tmp_path / "scan.mhd"), useCompression=False)
-    voxels = sitk.GetArrayFromImage(scan)
-    for k in range(10):
-        write_bytes(tmp_path / f"slice{k:02d}.raw", voxels[k].tobytes())
-    header = (tmp_path / "scan.mhd").read_bytes()
-    write_bytes(tmp_path / "scan.mhd", header.replace(b"scan.raw", b"slice%02d.raw 0 9 1"))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_scan(tmp_path / "scan.mhd")), voxels)
-
-
-def test_refuses_header_without_its_data_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for suffix, data_suffix in ((".mhd", ".raw"), (".hdr", ".img")):
-        sitk.WriteImage(make_scan(), str(tmp_path / f"scan{suffix}"))
-        (tmp_path / f"scan{data_suffix}").unlink()
-        with pytest.raises(UserError, match="damaged"):
-            read_scan(tmp_path / f"scan{suffix}")
-    assert capfd.readouterr().err == ""
-
-
 def test_refuses_4_gb_before_reading_a_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 2048 x 2048 x 512 voxels of 16 bits: 4 GiB, in a file with a hole.
-    path = patched_nifti(tmp_path, 42, "h", 2048, 2048, 512)
+    path = tmp_path / "scan.nii"
+    sitk.WriteImage(make_scan(), str(path))
     with open(path, "rb+") as file:
+        # The sizes are at byte 42 of the header, which ends at 352.
+        file.seek(42)
+        file.write(struct.pack("<3h", 2048, 2048, 512))
         file.truncate(352 + (4 << 30))
 
     def no_pixels(self: sitk.ImageFileReader) -> None:
@@ -217,6 +74,20 @@ def test_refuses_4_gb_before_reading_a_pixel(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(sitk.ImageFileReader, "Execute", no_pixels)
     with pytest.raises(UserError, match="too large: 2048 x 2048 x 512"):
+        read_scan(path)
+
+
+def test_refuses_an_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^scan.nii.gz is empty"):
+        read_scan(write_bytes(tmp_path / "scan.nii.gz", b""))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".gipl"])
+def test_refuses_a_file_with_a_nan(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    sitk.WriteImage(with_voxels(lambda v: v.__setitem__((3, 4, 5), np.nan)), str(path))
+    # 1 of 24 * 20 * 10 = 4800 voxels.
+    with pytest.raises(UserError, match=r"^scan.* not a number or infinite \(0.00021 of all\)"):
         read_scan(path)
 
 

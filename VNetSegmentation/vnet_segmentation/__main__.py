@@ -12,9 +12,10 @@ def main() -> int:
     except ModuleNotFoundError as error:
         from vnet_segmentation.errors import ExitCode
 
-        if error.name is None or error.name.startswith("vnet_segmentation"):
+        package = (error.name or "vnet_segmentation").partition(".")[0]
+        if package == "vnet_segmentation":
             raise
-        print(f"The Python package {error.name} is missing. Install it: pip install {error.name}", file=sys.stderr)
+        print(f"The Python package {package} is missing. Install it: pip install {package}", file=sys.stderr)
         return ExitCode.MISSING_DEPENDENCY
     return run(sys.argv[1:])
 

@@ -99,16 +99,23 @@ def check_batch(folder: Path, output_folder: Path, options: BatchOptions) -> Non
     """Finds what would fail for every scan, before the model is loaded.
 
     Raises:
-        UserError: no such folder, a mask format that cannot be written.
+        UserError: no such folder, a mask format that cannot be written, or a foreign file with the table's name.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
     check_output_path(output_folder / f"mask{options.suffix}")
+    table = output_folder / TABLE_NAME
+    if table.exists() and not _is_own_table(table):
+        raise UserError(
+            f"{table} exists already and is not of a batch. Choose another folder, or move it away.",
+            ExitCode.CANNOT_WRITE,
+        )
 
 
 def exit_code(rows: Sequence[BatchRow]) -> ExitCode:
-    """What a batch ends with: an empty mask is a failure that a person has to look at."""
-    return ExitCode.SOME_FAILED if any(row.status in ("failed", "empty") for row in rows) else ExitCode.OK
+    """What a batch ends with: an empty mask, be it of an earlier run, is a failure that a person has to look at."""
+    failed = any(row.status == "failed" or (row.report or {}).get("volume_ml") == 0 for row in rows)
+    return ExitCode.SOME_FAILED if failed else ExitCode.OK
 
 
 def _segment_one(segmenter: Segmenter, scan: Path, mask: Path, options: BatchOptions) -> BatchRow:
@@ -131,10 +138,13 @@ def _segment_one(segmenter: Segmenter, scan: Path, mask: Path, options: BatchOpt
 
 def _mask_paths(scans: Sequence[Path], folder: Path, output_folder: Path, suffix: str) -> list[Path]:
     """A mask for each scan; scans of one stem and different formats get the format into the name."""
-    plain = [
-        output_folder / scan.relative_to(folder).with_name(scan_stem(scan) + f"_prostate{suffix}") for scan in scans
+    # The folder itself may be a scan, if it holds DICOM slices: then its mask goes into the output folder, too.
+    places = [output_folder / (scan.relative_to(folder).parent if scan != folder else "") for scan in scans]
+    plain = [place / f"{scan_stem(scan)}_prostate{suffix}" for place, scan in zip(places, scans, strict=True)]
+    full = [
+        place / f"{scan.name or scan.resolve().name}_prostate{suffix}"
+        for place, scan in zip(places, scans, strict=True)
     ]
-    full = [output_folder / scan.relative_to(folder).with_name(f"{scan.name}_prostate{suffix}") for scan in scans]
     return [short if plain.count(short) == 1 else long for short, long in zip(plain, full, strict=True)]
 
 
@@ -144,6 +154,13 @@ def _earlier_report(path: Path | None) -> dict[str, Any] | None:
         return report if isinstance(report, dict) else None
     except (OSError, ValueError):
         return None
+
+
+def _is_own_table(path: Path) -> bool:
+    try:
+        return path.read_text("utf-8").startswith(",".join(TABLE_COLUMNS))
+    except (OSError, ValueError):
+        return False
 
 
 def _write_table(rows: Sequence[BatchRow], path: Path) -> None:

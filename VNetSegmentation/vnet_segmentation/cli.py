@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
 import threading
@@ -40,6 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"vnet-segmentation: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output, such as head, has gone; what is left of it goes nowhere, so that Python's own
+        # flush at exit does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.CANCELLED
     except KeyboardInterrupt:
         print("vnet-segmentation: stopped.", file=sys.stderr)
         return ExitCode.CANCELLED
@@ -122,9 +129,17 @@ def _command(commands: Any, name: str, function: Callable[..., int], description
 def _add_segmentation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="name or folder of a model (default: the bundled one)")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="probability of the contour (default: %(default)s)"
+        "--threshold", type=_threshold, default=0.5, help="probability of the contour (default: %(default)s)"
     )
     _add_device_options(parser)
+
+
+def _threshold(text: str) -> float:
+    # Here, so that a slip is answered at once and not by every scan of a batch.
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +253,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     segmenter = _segmenter(options)
     with _Bar() as bar:
-        report, dice = run_demo(segmenter, options.output, bar.show)
+        report, dice = run_demo(segmenter, options.output, options.threshold, bar.show)
     _print_report(report)
     print(f"Dice against the known truth of this synthetic scan: {dice:.3f}")
     print(f"Scan, truth, mask, picture and report are in {options.output}.")

@@ -18,25 +18,28 @@ DEMO_SEED = 0
 """The model has not been trained on this phantom: those have seeds from 1000."""
 
 
-def run_demo(segmenter: Segmenter, folder: Path, progress: ProgressCallback) -> tuple[dict[str, Any], float]:
+def run_demo(
+    segmenter: Segmenter, folder: Path, threshold: float, progress: ProgressCallback
+) -> tuple[dict[str, Any], float]:
     """Makes a phantom, segments it from its file and compares.
 
     Args:
-        folder: gets scan.nii.gz, truth.nii.gz, scan_prostate.nii.gz, scan_prostate.png and scan_prostate.json; earlier
-            ones are replaced.
+        folder: gets phantom.nii.gz, the truth as phantom_segmentation.nii.gz, and the result: phantom_prostate.nii.gz,
+            .png and .json. Earlier ones are replaced; no scan of a user's is likely to have such a name.
+        threshold: probability from which a voxel is prostate.
 
     Returns:
         The report, and the Dice between result and truth.
     """
-    scan, truth = make_phantom(DEMO_SEED)
-    for image, name in ((scan, "scan.nii.gz"), (truth, "truth.nii.gz")):
-        with atomic_path(folder / name) as temporary:
+    scan_path, truth_path = folder / "phantom.nii.gz", folder / "phantom_segmentation.nii.gz"
+    for image, path in zip(make_phantom(DEMO_SEED), (scan_path, truth_path), strict=True):
+        with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
     outputs = Outputs(
-        mask=folder / "scan_prostate.nii.gz",
-        picture=folder / "scan_prostate.png",
-        report=folder / "scan_prostate.json",
+        mask=folder / "phantom_prostate.nii.gz",
+        picture=folder / "phantom_prostate.png",
+        report=folder / "phantom_prostate.json",
     )
-    report = segment_file(segmenter, folder / "scan.nii.gz", outputs, overwrite=True, progress=progress)
+    report = segment_file(segmenter, scan_path, outputs, threshold, overwrite=True, progress=progress)
     # As written and read again, so that the demo covers the files too.
-    return report, dice(read_mask(outputs.mask), read_mask(folder / "truth.nii.gz"))
+    return report, dice(read_mask(outputs.mask), read_mask(truth_path))

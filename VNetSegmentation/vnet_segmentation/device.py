@@ -13,8 +13,17 @@ import torch
 from vnet_segmentation.errors import ExitCode, UserError
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda", "mps")
-_OUT_OF_MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "alloc_failed")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# torch has a class for CUDA only. The messages are of torch on the CPU and on MPS, C++, cuDNN, and ITK.
+_OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "alloc_failed",
+    "failed to allocate memory",
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,7 @@ def set_cpu_threads() -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch says that the device's memory is too small."""
-    # torch has a class for CUDA only; on the CPU, on MPS and in cuDNN the message tells.
+    """Whether an error of torch or ITK says that the memory is too small."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     message = str(error).lower()

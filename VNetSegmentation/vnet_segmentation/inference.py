@@ -12,6 +12,8 @@ from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import SIDE_MULTIPLE, VNet, prostate_probability
 
+OUT_OF_MEMORY = "The computer ran out of memory. Close other programs, or the browser, and try again."
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -79,10 +81,7 @@ class Predictor:
                 if not is_out_of_memory(error):
                     raise
                 if len(self._rungs) == 1:
-                    raise UserError(
-                        "The computer ran out of memory. Close other programs, or the browser, and try again.",
-                        ExitCode.OUT_OF_MEMORY,
-                    ) from error
+                    raise UserError(OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY) from error
             # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
             self._step_down()
 

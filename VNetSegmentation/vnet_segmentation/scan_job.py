@@ -11,7 +11,9 @@ from typing import Any
 
 import vnet_segmentation
 from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.device import is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.inference import OUT_OF_MEMORY
 from vnet_segmentation.mask_files import check_output_path, write_mask, write_probability
 from vnet_segmentation.picture import write_picture
 from vnet_segmentation.scans import read_scan
@@ -45,7 +47,8 @@ class Outputs:
         if len({path.resolve() for path in self.all}) < len(self.all):
             raise UserError("Two outputs have the same name. Give each its own.", ExitCode.USAGE)
         for path in self.all:
-            if path.resolve() == scan.resolve():
+            # The second, where they exist, for names that differ in case alone, and links.
+            if path.resolve() == scan.resolve() or (path.exists() and scan.exists() and path.samefile(scan)):
                 raise UserError(f"{path} is the scan itself. Choose another output.", ExitCode.USAGE)
             if path.exists() and not overwrite:
                 raise UserError(
@@ -72,9 +75,26 @@ def segment_file(
 
     Raises:
         UserError: a scan that cannot be used, or an output that cannot be written. Nothing is written then, or only
-            some of the extras: the mask comes last.
+            some of the extras: the mask comes last. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
     """
     outputs.check(scan_path, overwrite)
+    try:
+        return _segment_file(segmenter, scan_path, outputs, threshold, series, progress)
+    except (RuntimeError, MemoryError) as error:
+        # Outside of the network, which has a ladder of its own: a scan of 512 voxels a side takes 0.5 GB a copy.
+        if is_out_of_memory(error):
+            raise UserError(OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY) from error
+        raise
+
+
+def _segment_file(
+    segmenter: Segmenter,
+    scan_path: Path,
+    outputs: Outputs,
+    threshold: float,
+    series: str | None,
+    progress: ProgressCallback,
+) -> dict[str, Any]:
     started = time.perf_counter()
     scan = read_scan(scan_path, series)
     read_s = time.perf_counter() - started

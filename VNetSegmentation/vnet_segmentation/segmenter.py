@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vnet_segmentation.bundle import load_bundle
-from vnet_segmentation.confidence import confidence_report
+from vnet_segmentation.confidence import LEVELS, agreement, confidence_report
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
@@ -36,10 +36,14 @@ _SECOND_LOOK_SHIFT = (8, 8, 6)
 """Voxels along x, y, z: half of the deepest stage's stride and less. A mirrored look from the same place agrees with
 the first even where both are wrong."""
 _SMALLEST_GLAND_ML, _LARGEST_GLAND_ML = 10.0, 350.0
-"""Less is looked for elsewhere, too: where there is no gland, the model may take up to about 20 ml for one. Beyond
-either a person is told."""
-_MAX_SEARCH_LOOKS = 64
+"""Beyond either a person is told; less than the first is looked for elsewhere, too."""
+_CONVINCING = dict(LEVELS)["medium"]
+"""Where there is no gland, the model may take something else for one, of up to about 60 ml, but two looks at it seldom
+agree so well; if they do not, the gland is looked for elsewhere."""
+_MAX_SEARCH_LOOKS, _MAX_CANDIDATES = 64, 6
 """About a minute on two cores."""
+_SAME_GLAND_MM = 20.0
+"""Nearer than this to each other, the middles of two finds are of one gland."""
 _THICK_SLICES = 1.5
 """From this ratio to the other spacings the widest one tells how the slices lie."""
 
@@ -71,6 +75,28 @@ class _Look:
     """Where the largest connected part lies; None if nothing was found."""
     gland_ml: float
 
+    @property
+    def gland_middle_mm(self) -> Point | None:
+        """(x, y, z) in mm, LPS."""
+        if self.gland is None:
+            return None
+        low, high = self.gland
+        return np.array(self.grid.TransformContinuousIndexToPhysicalPoint(((low + high) / 2).tolist()))
+
+
+@dataclass(frozen=True)
+class _Find:
+    """A look at what may be the gland, and a second one that says how sure that is."""
+
+    look: _Look
+    second: Tensor
+    """The probability in the field of the first look, seen from another place."""
+
+    @property
+    def score(self) -> float:
+        """How well both agree, in [0, 1]; 0 for what is too small."""
+        return agreement(self.look.probability, self.second, 0.5) if self.look.gland_ml >= _SMALLEST_GLAND_ML else 0.0
+
 
 class Segmenter:
     """A model, loaded once, that segments any number of scans.
@@ -100,8 +126,9 @@ class Segmenter:
         """Segments the prostate.
 
         The network looks at the middle of the scan, moves to the gland if that is near the border of what it sees,
-        searches further where it finds none, and looks a second time, with the field shifted and mirrored; the
-        probability is the mean of both, and how well they agree is a measure of confidence.
+        and looks a second time, with the field shifted and mirrored; the probability is the mean of both, and how well
+        they agree is a measure of confidence. Where that is low or there is no gland, it searches the rest of the scan
+        for a better one.
 
         Args:
             scan: 3D, scalar; any axes, spacing and direction. See `scans.read_scan`.
@@ -119,9 +146,8 @@ class Segmenter:
             prepared = prepare(scan, self.preprocessing)
         with stopwatch.time("network"):
             progress(0.15, "Looking for the prostate")
-            look = self._find(prepared, progress)
-            progress(0.55, "Looking a second time")
-            second = self._second_look(prepared, look)
+            find = self._find(prepared, progress)
+            look, second = find.look, find.second
         progress(0.85, "Drawing the mask on the scan")
         with stopwatch.time("mask"):
             mean = (look.probability + second) / 2
@@ -149,18 +175,30 @@ class Segmenter:
         progress(1.0, "Done")
         return Segmentation(mask, probability, report)
 
-    def _find(self, prepared: sitk.Image, progress: ProgressCallback) -> _Look:
-        """The look whose field has the gland well inside; the one at the scan's centre if there is no gland."""
-        best = self._centred(prepared, self._look(prepared, centre_mm(prepared)))
-        if best.gland_ml >= _SMALLEST_GLAND_ML:
-            return best
+    def _find(self, prepared: sitk.Image, progress: ProgressCallback) -> _Find:
+        """What is most likely the gland; the field at the scan's centre if there is none."""
+        finds = [self._examine(prepared, centre_mm(prepared))]
+        if finds[0].score >= _CONVINCING:
+            return finds[0]
+        candidates: list[tuple[float, Point]] = []
         points = self._search_points(prepared)
         for number, point in enumerate(points):
-            progress(0.15 + 0.4 * number / len(points), "Looking for the prostate in the rest of the scan")
+            progress(0.3 + 0.5 * number / len(points), "Looking for the prostate in the rest of the scan")
             look = self._look(prepared, point)
-            if look.gland_ml > best.gland_ml:
-                best = look
-        return self._centred(prepared, best)
+            if look.gland_middle_mm is not None:
+                candidates.append((look.gland_ml, look.gland_middle_mm))
+        for _, middle_mm in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
+            known_mm = [find.look.gland_middle_mm for find in finds if find.look.gland_middle_mm is not None]
+            if any(np.linalg.norm(middle_mm - known) < _SAME_GLAND_MM for known in known_mm):
+                continue
+            finds.append(self._examine(prepared, middle_mm))
+            if finds[-1].score >= _CONVINCING or len(finds) > _MAX_CANDIDATES:
+                break
+        return max(finds, key=lambda find: find.score)
+
+    def _examine(self, prepared: sitk.Image, point_mm: Point) -> _Find:
+        look = self._centred(prepared, self._look(prepared, point_mm))
+        return _Find(look, self._second_look(prepared, look))
 
     def _centred(self, prepared: sitk.Image, look: _Look) -> _Look:
         """A look at the same gland from where it is not near the field's border, as far as that goes."""
@@ -206,13 +244,10 @@ class Segmenter:
             # Neighbours share at least half of what they see, so that one of them has the gland well inside.
             n_steps = math.ceil(4 * reach_mm / seen_mm) if reach_mm > _MARGIN_MM else 0
             steps_mm.append(np.linspace(-reach_mm, reach_mm, n_steps + 1) if n_steps else np.zeros(1))
-        offsets_mm = sorted(map(np.array, product(*steps_mm)), key=lambda offset_mm: float(np.linalg.norm(offset_mm)))
-        axes = np.array(prepared.GetDirection()).reshape(3, 3)
-        return [
-            centre_mm(prepared) + axes @ offset_mm
-            for offset_mm in offsets_mm[: _MAX_SEARCH_LOOKS + 1]
-            if np.linalg.norm(offset_mm) > _MARGIN_MM
-        ]
+        nearest_first = sorted(product(*steps_mm), key=lambda offset_mm: math.hypot(*offset_mm))
+        middle, axes = centre_mm(prepared), np.array(prepared.GetDirection()).reshape(3, 3)
+        points = [middle + axes @ offset_mm for offset_mm in nearest_first if any(offset_mm)]
+        return points[:_MAX_SEARCH_LOOKS]
 
     def _better_centre(self, prepared: sitk.Image, look: _Look) -> Point | None:
         """The gland's middle along the axes where it is near a border of the field beyond which the scan goes on."""
