@@ -17,7 +17,7 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
-    {"errors", "atomic"},
+    {"errors", "atomic", "volume_exchange"},
     {
         "network",
         "loss",
@@ -28,6 +28,7 @@ _LAYERS = (
         "preprocessing",
         "phantom",
         "confidence",
+        "masks",
     },
     {
         "device",

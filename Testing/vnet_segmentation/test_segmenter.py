@@ -19,7 +19,7 @@ from vnet_segmentation.model_library import find_model
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.scans import read_scan
-from vnet_segmentation.segmenter import Segmenter, keep_largest_component, mask_from_probability
+from vnet_segmentation.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -281,25 +281,6 @@ def test_progress_rises_to_one(segmenter, bright_ball):
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
     assert all(sentence for _, sentence in told)
-
-
-def test_only_the_largest_part_is_kept():
-    array = np.zeros((6, 20, 20), np.float32)
-    array[1:4, 2:8, 2:8] = 0.9  # 108 voxels
-    array[4, 8, 8] = 0.9  # touches it by a corner alone
-    array[2:4, 12:16, 12:16] = 0.9  # 32 voxels
-    array[0, 0, 0] = 0.49
-    mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array), 0.5))
-    assert mask.sum() == 108
-    assert mask[1:4, 2:8, 2:8].all()
-
-
-def test_an_empty_mask_and_one_part_are_left_as_they_are():
-    empty = sitk.Image(4, 4, 4, sitk.sitkUInt8)
-    assert not sitk.GetArrayFromImage(keep_largest_component(empty)).any()
-    one = sitk.Image(empty)
-    one[1, 2, 3] = 1
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(keep_largest_component(one)), sitk.GetArrayFromImage(one))
 
 
 def test_the_bundled_model_segments_phantoms(real_segmenter):

@@ -35,3 +35,7 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.BAD_INPUT) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Cancelled(Exception):
+    """Raised by a progress callback to stop the work that reports to it. Files already written stay."""

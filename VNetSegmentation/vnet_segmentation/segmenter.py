@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,12 +22,11 @@ from vnet_segmentation.confidence import LEVELS, agreement, confidence_report
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
+from vnet_segmentation.masks import Box, bounding_box, keep_largest_component, mask_from_probability
 from vnet_segmentation.measurements import measure
 from vnet_segmentation.preprocessing import Preprocessing, centre_mm, crop, prepare, to_scan_grid
 
 Point = NDArray[np.float64]
-Box = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""First and last index, each x, y, z, of what is found."""
 ProgressCallback = Callable[[float, str], None]
 
 _MARGIN_MM = 12.0
@@ -120,6 +120,10 @@ class Segmenter:
             ) from error
         self._predictor = Predictor(network, device)
 
+    def warm_up(self) -> None:
+        """One pass over an empty crop: a process's first pass chooses kernels and claims memory."""
+        self._predictor.probability(torch.zeros(self.preprocessing.size[::-1]))
+
     def segment(
         self, scan: sitk.Image, threshold: float = 0.5, progress: ProgressCallback = lambda fraction, sentence: None
     ) -> Segmentation:
@@ -133,7 +137,8 @@ class Segmenter:
         Args:
             scan: 3D, scalar; any axes, spacing and direction. See `scans.read_scan`.
             threshold: probability from which a voxel is prostate, above 0 and below 1.
-            progress: told the part that is done, 0 to 1, and a sentence.
+            progress: told the part that is done, 0 to 1, and a sentence, before each look. What it raises, such as
+                `errors.Cancelled`, ends the work.
 
         Raises:
             UserError: threshold out of range (`ExitCode.USAGE`), or memory too small (`ExitCode.OUT_OF_MEMORY`).
@@ -145,7 +150,6 @@ class Segmenter:
         with stopwatch.time("prepare"):
             prepared = prepare(scan, self.preprocessing)
         with stopwatch.time("network"):
-            progress(0.15, "Looking for the prostate")
             find = self._find(prepared, progress)
             look, second = find.look, find.second
         progress(0.85, "Drawing the mask on the scan")
@@ -177,13 +181,13 @@ class Segmenter:
 
     def _find(self, prepared: sitk.Image, progress: ProgressCallback) -> _Find:
         """What is most likely the gland; the field at the scan's centre if there is none."""
-        finds = [self._examine(prepared, centre_mm(prepared))]
+        finds = [self._examine(prepared, centre_mm(prepared), progress)]
         if finds[0].score >= _CONVINCING:
             return finds[0]
         candidates: list[tuple[float, Point]] = []
         points = self._search_points(prepared)
         for number, point in enumerate(points):
-            progress(0.3 + 0.5 * number / len(points), "Looking for the prostate in the rest of the scan")
+            progress(0.5 + 0.3 * number / len(points), "Looking for the prostate in the rest of the scan")
             look = self._look(prepared, point)
             if look.gland_middle_mm is not None:
                 candidates.append((look.gland_ml, look.gland_middle_mm))
@@ -191,21 +195,26 @@ class Segmenter:
             known_mm = [find.look.gland_middle_mm for find in finds if find.look.gland_middle_mm is not None]
             if any(np.linalg.norm(middle_mm - known) < _SAME_GLAND_MM for known in known_mm):
                 continue
-            finds.append(self._examine(prepared, middle_mm))
+            finds.append(
+                self._examine(prepared, middle_mm, lambda *_: progress(0.8, "Comparing what may be the prostate"))
+            )
             if finds[-1].score >= _CONVINCING or len(finds) > _MAX_CANDIDATES:
                 break
         return max(finds, key=lambda find: find.score)
 
-    def _examine(self, prepared: sitk.Image, point_mm: Point) -> _Find:
-        look = self._centred(prepared, self._look(prepared, point_mm))
+    def _examine(self, prepared: sitk.Image, point_mm: Point, progress: ProgressCallback) -> _Find:
+        progress(0.15, "Looking for the prostate")
+        look = self._centred(prepared, self._look(prepared, point_mm), progress)
+        progress(0.5, "Looking a second time")
         return _Find(look, self._second_look(prepared, look))
 
-    def _centred(self, prepared: sitk.Image, look: _Look) -> _Look:
+    def _centred(self, prepared: sitk.Image, look: _Look, progress: ProgressCallback) -> _Look:
         """A look at the same gland from where it is not near the field's border, as far as that goes."""
         for _ in range(_MAX_MOVES):
             target = self._better_centre(prepared, look)
             if target is None:
                 return look
+            progress(0.3, "Moving to the prostate")
             moved = self._look(prepared, target)
             # A second look that loses the gland is no better look.
             if moved.gland_ml < look.gland_ml / 2:
@@ -219,7 +228,7 @@ class Segmenter:
         gland = _gland(probability, grid)
         voxel_ml = math.prod(self.preprocessing.spacing_mm) / 1000
         volume_ml = np.count_nonzero(sitk.GetArrayViewFromImage(gland)) * voxel_ml
-        return _Look(probability, grid, _bounding_box(gland), volume_ml)
+        return _Look(probability, grid, bounding_box(gland), volume_ml)
 
     def _second_look(self, prepared: sitk.Image, look: _Look) -> Tensor:
         """The probability in `look`'s field as seen from a shifted field, left and right exchanged."""
@@ -262,54 +271,11 @@ class Segmenter:
         return np.array(look.grid.TransformContinuousIndexToPhysicalPoint(target.tolist()))
 
 
-def mask_from_probability(probability: sitk.Image, threshold: float = 0.5) -> sitk.Image:
-    """The largest connected part (faces touch) of what reaches the threshold.
-
-    The authors' code turns an empty prediction into a mask that is all prostate; here it stays empty.
-
-    Args:
-        probability: float32 in [0, 1].
-
-    Returns:
-        uint8 of 0 and 1 on the same grid.
-    """
-    # The upper limit is above 1 for what rounding may have added.
-    return keep_largest_component(sitk.BinaryThreshold(probability, threshold, 2.0, 1, 0))
-
-
-def keep_largest_component(mask: sitk.Image) -> sitk.Image:
-    """The largest connected part (faces touch) of a mask of 0 and 1, uint8."""
-    box = _bounding_box(mask)
-    if box is None:
-        return mask
-    start, size = box[0].tolist(), (box[1] - box[0] + 1).tolist()
-    # Labelling the box alone spares most of a large scan.
-    labels = sitk.ConnectedComponent(sitk.RegionOfInterest(mask, size, start))
-    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
-    if len(counts) <= 2:
-        return mask
-    largest = sitk.Cast(labels == int(counts[1:].argmax()) + 1, sitk.sitkUInt8)
-    return sitk.Paste(mask * 0, largest, largest.GetSize(), [0, 0, 0], start)
-
-
 def _gland(probability: Tensor, grid: sitk.Image, threshold: float = 0.5) -> sitk.Image:
     """The largest connected part of what reaches the threshold in a look, as a mask on its grid."""
     found = sitk.GetImageFromArray((probability >= threshold).numpy().astype(np.uint8))
     found.CopyInformation(grid)
     return keep_largest_component(found)
-
-
-def _bounding_box(mask: sitk.Image) -> Box | None:
-    """Where a mask's voxels are; None if it is empty."""
-    array = sitk.GetArrayViewFromImage(mask)
-    ends = []
-    for axis in (2, 1, 0):
-        used = np.flatnonzero(array.any(axis=tuple(i for i in range(3) if i != axis)))
-        if len(used) == 0:
-            return None
-        ends.append((used[0], used[-1]))
-    low, high = np.array(ends, np.int64).T
-    return low, high
 
 
 def _is_near_open_border(box: Box, grid: sitk.Image, scan: sitk.Image, margin_mm: float) -> NDArray[np.bool_]:
@@ -332,7 +298,7 @@ def _contains(image: sitk.Image, point_mm: tuple[float, ...]) -> bool:
 
 def _warnings(mask: sitk.Image, volume_ml: float, gland: sitk.Image, prepared: sitk.Image) -> list[str]:
     """What a person has to know about a mask on the scan's grid and the gland that it was made of, on the crop's."""
-    box, seen_box = _bounding_box(mask), _bounding_box(gland)
+    box, seen_box = bounding_box(mask), bounding_box(gland)
     if box is None or seen_box is None:
         return ["No prostate was found. Check that this is a T2-weighted MR scan of the pelvis."]
     warnings = []
