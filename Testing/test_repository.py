@@ -44,7 +44,8 @@ _LAYERS = (
         "bundle",
     },
     {"model_library", "segmenter", "training_cache", "training", "evaluation"},
-    {"scan_job", "batch", "demo", "train_model"},
+    {"scan_job", "batch", "demo", "train_model", "training_folder"},
+    {"cluster", "worker", "worker_commands"},
     {"cli", "__main__"},
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
+from vnet_segmentation import segmenter
 from vnet_segmentation.cli import run
 from vnet_segmentation.errors import ExitCode
 
@@ -69,6 +71,47 @@ def test_batch_prints_a_line_per_scan_and_a_summary(scan_file, options, tmp_path
     assert told[0].startswith("[1/2] a.nii.gz: done 17.")
     assert told[1].startswith("[2/2] b.nrrd: failed - ")
     assert told[2].startswith("1 done, 1 failed.")
+
+
+def test_batch_takes_several_inputs_and_a_pattern(scan_file, options, tmp_path, capsys):
+    folder, output = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    for name in ("T2_a.nii.gz", "dwi.nii.gz"):
+        (folder / name).write_bytes(scan_file.read_bytes())
+    arguments = ["batch", str(folder), str(scan_file), "-o", str(output), *options]
+    assert run([*arguments, "--pattern", "t2*"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("[1/1] scans/T2_a.nii.gz: done 17.")
+    assert run(arguments) == ExitCode.OK
+    told = capsys.readouterr().out.splitlines()
+    # What is there already comes first.
+    assert [line.split(": ")[0] for line in told[:3]] == [
+        "[1/3] scans/T2_a.nii.gz",
+        "[2/3] Müller scan.nii.gz",
+        "[3/3] scans/dwi.nii.gz",
+    ]
+    assert told[3].startswith("2 done, 1 skipped. Table: ")
+    assert (output / "Müller scan_prostate.nii.gz").exists()
+
+
+def test_ctrl_c_in_a_batch_keeps_what_is_done(scan_file, options, tmp_path, monkeypatch, capsys):
+    folder, output = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.nii.gz").write_bytes(scan_file.read_bytes())
+    prepare = segmenter.prepare
+    scans = iter("abc")
+
+    def interrupt(*arguments):
+        if next(scans) == "b":
+            signal.raise_signal(signal.SIGINT)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(segmenter, "prepare", interrupt)
+    assert run(["batch", str(folder), "-o", str(output), *options]) == ExitCode.CANCELLED
+    assert capsys.readouterr().err == "vnet-segmentation: stopped.\n"
+    assert [path.name for path in sorted(output.glob("*.nii.gz"))] == ["a_prostate.nii.gz"]
+    assert json.loads((output / "results.json").read_text("utf-8"))["counts"]["done"] == 1
+    assert list(output.glob(".*")) == []
 
 
 def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, bright_ball, capsys):
@@ -188,8 +231,8 @@ def test_python_m_is_the_same_command():
 
 def test_a_name_that_the_terminal_cannot_show_is_no_crash():
     ran = _python("batch", "前列腺", "-o", "masks", encoding="ascii")
-    assert ran.returncode == ExitCode.BAD_INPUT
-    assert ran.stderr == "vnet-segmentation: There is no folder ???.\n"
+    assert ran.returncode == ExitCode.USAGE
+    assert ran.stderr == "vnet-segmentation: There is no file or folder ???. Check the path.\n"
 
 
 @pytest.mark.parametrize("package", ["torch", "SimpleITK", "numpy", "safetensors", "tqdm"])
@@ -204,4 +247,17 @@ def test_a_missing_package_is_named(package):
     ran = _python(code=code)
     assert ran.returncode == ExitCode.MISSING_DEPENDENCY
     assert f"The Python package {package} is missing" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_cluster_without_dask_is_told_how_to_get_it(tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['distributed'] = None\n"
+        "from vnet_segmentation.cli import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    ran = _python("batch", str(tmp_path), "-o", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:1", code=code)
+    assert ran.returncode == ExitCode.MISSING_DEPENDENCY
+    assert 'pip install "vnet-segmentation[cluster]"' in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tqdm import tqdm
 import vnet_segmentation
 from vnet_segmentation import batch as batch_engine
 from vnet_segmentation.device import DEVICE_CHOICES, PRECISIONS, Device, choose_device, set_cpu_threads
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.network import LAYOUTS
 from vnet_segmentation.recipe import recipe_names
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         # flush at exit does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.CANCELLED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         print("vnet-segmentation: stopped.", file=sys.stderr)
         return ExitCode.CANCELLED
 
@@ -73,13 +74,23 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--overwrite", action="store_true", help="replace files that exist")
     _add_segmentation_options(segment)
 
-    batch = _command(commands, "batch", _batch, "segment every scan of a folder; run again to resume")
-    batch.add_argument("folder", type=Path, metavar="DIR", help="scans, DICOM folders and sub-folders")
-    batch.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets masks and results.csv")
+    batch = _command(commands, "batch", _batch, "segment many scans; run again to resume")
+    batch.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="INPUT",
+        help="a folder to search with its sub-folders, a scan file or a DICOM folder",
+    )
+    batch.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="gets masks, results.csv and results.json"
+    )
+    batch.add_argument("--pattern", default="*", metavar="GLOB", help="only scans with such a name (default: all)")
     batch.add_argument("--format", default=".nii.gz", metavar="SUFFIX", help="of the masks (default: .nii.gz)")
     batch.add_argument("--probabilities", action="store_true", help="also write the probability volumes")
     batch.add_argument("--pictures", action="store_true", help="also draw the contours on slices")
     batch.add_argument("--overwrite", action="store_true", help="segment scans again that have a mask already")
+    batch.add_argument("--dask", metavar="ADDRESS", help="compute on a Dask cluster, such as tcp://host:8786")
     _add_segmentation_options(batch)
 
     train = _command(commands, "train", _train, "train a model on labelled cases")
@@ -166,7 +177,11 @@ def _batch(options: argparse.Namespace) -> int:
     def show(number: int, total: int, row: batch_engine.BatchRow) -> None:
         volume = f" {row.report['volume_ml']:.1f} ml" if row.report else ""
         message = f" - {row.message}" if row.message else ""
-        print(f"[{number}/{total}] {row.scan.relative_to(options.folder)}: {row.status}{volume}{message}", flush=True)
+        bar.say(f"[{number}/{total}] {row.name}: {row.status}{volume}{message}")
+
+    def progress(fraction: float, sentence: str) -> None:
+        interrupt.check()
+        bar.show(fraction, sentence)
 
     settings = batch_engine.BatchOptions(
         suffix=options.format if options.format.startswith(".") else f".{options.format}",
@@ -174,11 +189,22 @@ def _batch(options: argparse.Namespace) -> int:
         pictures=options.pictures,
         probabilities=options.probabilities,
         overwrite=options.overwrite,
+        pattern=options.pattern,
     )
-    batch_engine.check_batch(options.folder, options.output, settings)
-    rows = batch_engine.run_batch(_segmenter(options), options.folder, options.output, settings, show)
-    counts = {status: sum(row.status == status for row in rows) for status in ("done", "empty", "skipped", "failed")}
-    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    batch_engine.check_batch(options.inputs, options.output, settings)
+    what = (options.inputs, options.output, settings, show, progress)
+    if options.dask:
+        from vnet_segmentation.cluster import ModelChoice, run_batch_on_cluster
+
+        choice = ModelChoice(options.model, options.device, options.precision)
+        with _Interrupt() as interrupt, _Bar() as bar:
+            rows = run_batch_on_cluster(options.dask, choice, *what)
+    else:
+        segmenter = _segmenter(options)
+        with _Interrupt() as interrupt, _Bar() as bar:
+            rows = batch_engine.run_batch(segmenter, *what)
+    counts = Counter(row.status for row in rows)
+    summary = ", ".join(f"{counts[status]} {status}" for status in batch_engine.STATUSES if counts[status])
     print(f"{summary}. Table: {options.output / batch_engine.TABLE_NAME}")
     return batch_engine.exit_code(rows)
 
@@ -313,6 +339,11 @@ class _Bar:
         self._bar.set_description(sentence, refresh=False)
         self._bar.update(round(100 * fraction) - self._bar.n)
 
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(line)
+        sys.stdout.flush()
+
 
 class _Interrupt:
     """Turns Ctrl+C into a request to stop after the current iteration; a second one stops at once."""
@@ -320,6 +351,11 @@ class _Interrupt:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.is_set = self._event.is_set
+
+    def check(self) -> None:
+        """Raises `Cancelled` if a stop was asked for."""
+        if self.is_set():
+            raise Cancelled
 
     def __enter__(self) -> _Interrupt:
         self._previous = signal.signal(signal.SIGINT, self._request)

@@ -1,4 +1,4 @@
-"""Writing masks and probability volumes, and reading reference masks.
+"""Writing masks and other volumes, and reading reference masks.
 
 A ``.seg.nrrd`` is a NRRD file whose header tells 3D Slicer which segment each label is; the fields are those that
 Slicer's vtkMRMLSegmentationStorageNode reads and writes.
@@ -73,6 +73,20 @@ def write_probability(probability: sitk.Image, path: str | os.PathLike[str]) -> 
     """
     check_output_path(path, segmentation=False)
     _write(probability, Path(path), {})
+
+
+def write_scan(scan: sitk.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a scan, compressed and in its own pixel type, with no header fields but the geometry.
+
+    Args:
+        scan: 3D image.
+        path: file to write, of `VOLUME_SUFFIXES`.
+
+    Raises:
+        UserError: see `check_output_path`; or the disk is full.
+    """
+    check_output_path(path, segmentation=False)
+    _write(scan, Path(path), {})
 
 
 def read_mask(path: str | os.PathLike[str]) -> sitk.Image:

@@ -35,8 +35,7 @@ def smooth_probability(probability: sitk.Image, sigma_mm: float) -> sitk.Image:
     Returns:
         float32 in [0, 1] on the same grid.
     """
-    variance_mm2 = [sigma_mm**2] * 3
-    smooth = sitk.DiscreteGaussian(probability, variance_mm2, 32, [0.01] * 3, useImageSpacing=True)
+    smooth = sitk.DiscreteGaussian(probability, [sigma_mm**2] * 3, useImageSpacing=True)
     return sitk.Clamp(smooth, sitk.sitkFloat32, 0.0, 1.0)
 
 

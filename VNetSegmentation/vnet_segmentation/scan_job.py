@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import SimpleITK as sitk
 
 import vnet_segmentation
 from vnet_segmentation.atomic import atomic_path
@@ -56,6 +60,28 @@ class Outputs:
                 )
 
 
+@dataclass(frozen=True)
+class LoadedScan:
+    """A scan in memory, and where it came from."""
+
+    path: Path
+    image: sitk.Image
+    """See `scans.read_scan`."""
+    seconds: float
+    """That reading took."""
+
+
+@contextmanager
+def _memory_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # Outside of the network, which has a ladder of its own: a scan of 512 voxels a side takes 0.5 GB a copy.
+        if is_out_of_memory(error):
+            raise UserError(OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY) from error
+        raise
+
+
 def segment_file(
     segmenter: Segmenter,
     scan_path: Path,
@@ -66,6 +92,8 @@ def segment_file(
     progress: ProgressCallback = lambda fraction, sentence: None,
 ) -> dict[str, Any]:
     """Segments a scan file, or a folder of DICOM slices, and writes the results.
+
+    A batch takes the same three steps, those of neighbouring cases at the same time.
 
     Args:
         series: DICOM series to take, see `dicom.read_series`.
@@ -78,34 +106,33 @@ def segment_file(
             some of the extras: the mask comes last. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
     """
     outputs.check(scan_path, overwrite)
-    try:
-        return _segment_file(segmenter, scan_path, outputs, threshold, series, progress)
-    except (RuntimeError, MemoryError) as error:
-        # Outside of the network, which has a ladder of its own: a scan of 512 voxels a side takes 0.5 GB a copy.
-        if is_out_of_memory(error):
-            raise UserError(OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY) from error
-        raise
+    scan = load_scan(scan_path, series)
+    return write_results(scan, segment_scan(segmenter, scan, threshold, progress), outputs)
 
 
-def _segment_file(
-    segmenter: Segmenter,
-    scan_path: Path,
-    outputs: Outputs,
-    threshold: float,
-    series: str | None,
-    progress: ProgressCallback,
-) -> dict[str, Any]:
+@_memory_in_a_sentence()
+def load_scan(path: Path, series: str | None = None) -> LoadedScan:
+    """The first step: reads and checks a scan; arguments and errors are those of `segment_file`."""
     started = time.perf_counter()
-    scan = read_scan(scan_path, series)
-    read_s = time.perf_counter() - started
-    result = segmenter.segment(scan, threshold, progress)
+    image = read_scan(path, series)
+    return LoadedScan(path, image, time.perf_counter() - started)
 
+
+@_memory_in_a_sentence()
+def segment_scan(segmenter: Segmenter, scan: LoadedScan, threshold: float, progress: ProgressCallback) -> Segmentation:
+    """The second step: computes; writes nothing. Arguments and errors are those of `segment_file`."""
+    return segmenter.segment(scan.image, threshold, progress)
+
+
+@_memory_in_a_sentence()
+def write_results(scan: LoadedScan, result: Segmentation, outputs: Outputs) -> dict[str, Any]:
+    """The third step: writes the outputs, the mask last, and returns the report; errors are those of `segment_file`."""
     started = time.perf_counter()
     if outputs.probability:
         write_probability(result.probability, outputs.probability)
     if outputs.picture:
-        write_picture(scan, result.mask, outputs.picture)
-    report = _file_report(scan_path, scan, outputs, result, read_s)
+        write_picture(scan.image, result.mask, outputs.picture)
+    report = _file_report(scan, outputs, result)
     if outputs.report:
         with atomic_path(outputs.report) as temporary:
             temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -114,13 +141,13 @@ def _segment_file(
     return report
 
 
-def _file_report(scan_path: Path, scan: Any, outputs: Outputs, result: Segmentation, read_s: float) -> dict[str, Any]:
+def _file_report(scan: LoadedScan, outputs: Outputs, result: Segmentation) -> dict[str, Any]:
     return {
-        "scan": str(scan_path),
-        "size": list(scan.GetSize()),
-        "spacing_mm": [round(spacing, 4) for spacing in scan.GetSpacing()],
+        "scan": str(scan.path),
+        "size": list(scan.image.GetSize()),
+        "spacing_mm": [round(spacing, 4) for spacing in scan.image.GetSpacing()],
         "mask": str(outputs.mask),
         **result.report,
-        "seconds": {"read": round(read_s, 3), **result.report["seconds"]},
+        "seconds": {"read": round(scan.seconds, 3), **result.report["seconds"]},
         "version": vnet_segmentation.__version__,
     }

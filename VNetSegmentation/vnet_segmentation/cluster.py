@@ -1,0 +1,181 @@
+"""A batch on a Dask cluster that the user has. Nothing else here needs Dask."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vnet_segmentation.batch import BatchOptions, BatchRow, BatchRun, Case, ReportCallback, failed_row, finished_row
+from vnet_segmentation.bundle import read_description
+from vnet_segmentation.device import choose_device
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.model_library import find_model
+from vnet_segmentation.scan_job import segment_file
+from vnet_segmentation.segmenter import ProgressCallback, Segmenter
+
+try:
+    from distributed import Client, Future, KilledWorker, as_completed, get_worker
+except ImportError as missing:
+    raise UserError(
+        'The Python package dask is missing. Install it: pip install "vnet-segmentation[cluster]"',
+        ExitCode.MISSING_DEPENDENCY,
+    ) from missing
+
+CONNECT_S = 10
+_POLL_S = 0.2
+
+_one_case_at_a_time = threading.Lock()
+"""In this process: each takes all the threads, or the GPU, that the process has."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What every worker loads."""
+
+    model: str | None
+    """A name that all workers know, or a folder that they all see; None for the bundled one."""
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def run_batch_on_cluster(
+    address: str,
+    choice: ModelChoice,
+    inputs: Sequence[Path],
+    output_folder: Path,
+    options: BatchOptions,
+    report: ReportCallback = lambda number, total, row: None,
+    progress: ProgressCallback = lambda fraction, sentence: None,
+) -> list[BatchRow]:
+    """`batch.run_batch` on many machines: workers read the scans and write the masks, this process the tables.
+
+    A case whose worker dies is given to another one. One that takes several workers with it is tried once more when it
+    is alone, since others may have died of its neighbour; then it counts as failed.
+
+    Args:
+        address: of the scheduler, such as "tcp://host:8786".
+        inputs, output_folder: under the same paths on every machine.
+        progress: told several times a second the part of the batch that is done, 0 to 1, and a sentence. Whatever it or
+            `report` raises ends the batch; cases that workers are at by then may still be finished there.
+
+    Raises:
+        UserError: no scheduler answers, it has gone, or the workers have no such model or no `vnet_segmentation`; and
+            as `batch.run_batch`.
+    """
+    # Before anything is sent: a slip in a name is answered at once.
+    folder = find_model(choice.model)
+    read_description(folder)
+    if choice.model and folder == Path(choice.model):
+        choice = ModelChoice(os.path.abspath(folder), choice.device, choice.precision)
+    run = BatchRun(inputs, output_folder, options, report)
+    with _connect(address) as client:
+        for case in _segment_all(client, choice, run.begin(), run, progress):
+            # Once more, alone: it may have died of its neighbour on a worker.
+            for killer in _segment_all(client, choice, [case], run, progress):
+                error = UserError("Every worker that took it died, perhaps for lack of memory. Run the batch again.")
+                run.settle([failed_row(killer, error)])
+    return run.rows
+
+
+def _connect(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"No Dask scheduler answers at {address}. Check the address, and that the scheduler runs.", ExitCode.USAGE
+        ) from error
+
+
+def _segment_all(
+    client: Client, choice: ModelChoice, cases: Sequence[Case], run: BatchRun, progress: ProgressCallback
+) -> list[Case]:
+    """Has cases segmented and settles them, but for those that died with several workers, which it returns."""
+    # Keys of one group, which the scheduler hands out as workers get free, and not all at once.
+    group = f"segment-{uuid.uuid4().hex}"
+    futures = client.map(
+        _segment_case, cases, choice=choice, key=[(group, number) for number in range(len(cases))], pure=False
+    )
+    pending: dict[Future, Case] = dict(zip(futures, cases, strict=True))
+    # Only `pending` holds them: a result that has arrived is not computed again if its worker dies.
+    del futures
+    arriving = as_completed(pending, with_results=True)
+    killers = []
+    try:
+        while pending:
+            _show_progress(client, run, progress)
+            arrived = [(pending.pop(future), result) for future, result in arriving.next_batch(block=False)]
+            if not arrived:
+                time.sleep(_POLL_S)
+                continue
+            run.settle([result for _, result in arrived if isinstance(result, BatchRow)])
+            killers += [case for case, result in arrived if not isinstance(result, BatchRow) and _is_killer(result)]
+    finally:
+        client.cancel(list(pending))
+    return killers
+
+
+def _show_progress(client: Client, run: BatchRun, progress: ProgressCallback) -> None:
+    try:
+        n_workers = len(client.nthreads())
+    except OSError as error:
+        raise _gone() from error
+    n_finished = len(run.rows)
+    progress(n_finished / run.total, f"{n_finished} of {run.total} scans, {n_workers} Dask workers")
+
+
+def _is_killer(result: Any) -> bool:
+    """Whether a case has no row because it died with several workers.
+
+    Raises:
+        UserError: it has none for another reason, which all cases share.
+    """
+    error = result[1] if isinstance(result, tuple) else result
+    if isinstance(error, KilledWorker):
+        return True
+    if isinstance(error, CancelledError):
+        raise _gone() from error
+    if isinstance(error, UserError):
+        raise error
+    # The function that a worker calls keeps a case's own errors: this one is of the call itself.
+    first_line = str(error).partition("\n")[0]
+    raise UserError(
+        f"The cluster cannot run vnet_segmentation ({type(error).__name__}: {first_line}). "
+        f"Install the same versions of it and of Dask on the scheduler and on all workers.",
+        ExitCode.MISSING_DEPENDENCY,
+    ) from error
+
+
+def _gone() -> UserError:
+    return UserError(
+        "The Dask scheduler has gone. Start it and run the batch again: it goes on where it stopped.",
+        ExitCode.SOME_FAILED,
+    )
+
+
+def _segment_case(case: Case, choice: ModelChoice) -> BatchRow:
+    """What a worker does."""
+    with _one_case_at_a_time:
+        # As many as the user gave this process; Dask tells other libraries to take one.
+        torch.set_num_threads(get_worker().state.nthreads)
+        folder = find_model(choice.model)
+        segmenter = _load(folder, choice.device, choice.precision, (folder / "model.json").stat().st_mtime_ns)
+        try:
+            return finished_row(case, segment_file(segmenter, case.scan, case.outputs, case.threshold, overwrite=True))
+        except Exception as error:
+            return failed_row(case, error)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, device: str, precision: str, changed_ns: int) -> Segmenter:
+    """The model stays loaded from case to case; one that was trained again under its old name is another one."""
+    return Segmenter(folder, choose_device(device, precision))
