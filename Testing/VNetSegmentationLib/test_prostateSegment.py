@@ -1,0 +1,238 @@
+"""On real nodes: what is written is read back exactly, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+PRESET = Path(__file__).resolve().parents[2] / "VNetSegmentation/vnet_segmentation/presets/prostate_segment.json"
+
+
+@pytest.fixture
+def as_image(desktop):
+    """Function that puts voxels on a volume's grid."""
+
+    def make(voxels, volume):
+        from VNetSegmentationLib.volumeNodes import imageFromVolume
+
+        image = sitk.GetImageFromArray(voxels)
+        image.CopyInformation(imageFromVolume(volume))
+        return image
+
+    return make
+
+
+@pytest.fixture
+def written(add_volume, ball, as_image):
+    """A volume, its segmentation, and the module's segment with a ball in it."""
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    volume = add_volume()
+    segmentation = addSegmentation(volume)
+    segment = ProstateSegment.prepare(segmentation, volume)
+    segment.write(as_image(ball(), volume), "prostate-t2 0123")
+    return volume, segmentation, segment
+
+
+def _voxels(segmentation, segment_id, volume):
+    import slicer
+
+    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment_id, volume)
+
+
+def test_a_mask_on_an_oblique_anisotropic_volume_comes_back_exactly(written, ball):
+    from VNetSegmentationLib.volumeNodes import imageFromVolume
+
+    volume, segmentation, segment = written
+    mask = segment.read()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), ball())
+    assert mask.GetPixelID() == sitk.sitkUInt8
+    assert mask.GetDirection() == imageFromVolume(volume).GetDirection()
+    assert mask.GetOrigin() == imageFromVolume(volume).GetOrigin()
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
+
+
+def test_the_segment_has_terminology_colour_and_provenance(written):
+    import vtk
+
+    _, segmentation, segment = written
+    preset = json.loads(PRESET.read_text("utf-8"))
+    node = segmentation.GetSegmentation().GetSegment(segment.segmentId)
+    assert segment.segmentId == node.GetName() == "Prostate"
+    np.testing.assert_allclose(node.GetColor(), [230 / 255, 158 / 255, 140 / 255])
+    tag = vtk.reference("")
+    assert node.GetTag("TerminologyEntry", tag)
+    assert str(tag) == preset["terminology"]
+    assert "SCT^41216001^Prostate" in str(tag)
+    assert node.GetTag("VNetSegmentation.Model", tag)
+    assert str(tag) == "prostate-t2 0123"
+
+
+def test_a_result_goes_under_the_volumes_transform_and_stays_exact(add_volume, add_transform, ball, as_image):
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    volume = add_volume()
+    volume.SetAndObserveTransformNodeID(add_transform(25).GetID())
+    segmentation = addSegmentation(volume)
+    assert segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
+    segment = ProstateSegment.prepare(segmentation, volume)
+    segment.write(as_image(ball(), volume))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(segment.read()), ball())
+
+
+def test_different_transforms_are_refused_before_voxels_are_lost(add_volume, add_transform):
+    from VNetSegmentationLib.prostateSegment import addSegmentation, segmentationProblem
+
+    volume = add_volume()
+    segmentation = addSegmentation(volume)
+    assert segmentationProblem(segmentation, volume) is None
+    assert segmentationProblem(None, volume) is None
+    volume.SetAndObserveTransformNodeID(add_transform(25).GetID())
+    assert "different transforms" in segmentationProblem(segmentation, volume)
+    segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    assert segmentationProblem(segmentation, volume) is None
+
+
+def test_the_users_other_segments_stay_even_where_they_overlap(add_volume, ball, as_image):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    volume = add_volume()
+    segmentation = addSegmentation(volume)
+    lesion = segmentation.GetSegmentation().AddEmptySegment("Lesion", "Lesion", [1.0, 0.0, 0.0])
+    inside = ball(radius=2)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(inside, segmentation, lesion, volume)
+    segment = ProstateSegment.prepare(segmentation, volume)
+    segment.write(as_image(ball(), volume))
+    segment.write(as_image(ball(radius=3), volume))
+    np.testing.assert_array_equal(_voxels(segmentation, lesion, volume), inside)
+    np.testing.assert_array_equal(_voxels(segmentation, segment.segmentId, volume), ball(radius=3))
+
+
+def test_an_unedited_mask_is_replaced_and_an_edited_one_is_kept(written, ball):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    volume, segmentation, segment = written
+    assert not segment.isEdited()
+    assert ProstateSegment.prepare(segmentation, volume) == segment
+    slicer.util.updateSegmentBinaryLabelmapFromArray(ball(radius=5), segmentation, segment.segmentId, volume)
+    assert segment.isEdited()
+    second = ProstateSegment.prepare(segmentation, volume)
+    assert second != segment
+    assert second.name == "Prostate 2"
+    np.testing.assert_array_equal(_voxels(segmentation, segment.segmentId, volume), ball(radius=5))
+    # The mask that was written last is the one that is meant.
+    assert ProstateSegment.find(segmentation, volume) == second
+
+
+def test_an_edit_that_is_taken_back_counts_as_none(written, ball):
+    import slicer
+
+    volume, segmentation, segment = written
+    for radius in (5, 4):
+        slicer.util.updateSegmentBinaryLabelmapFromArray(ball(radius=radius), segmentation, segment.segmentId, volume)
+    assert not segment.isEdited()
+
+
+def test_an_empty_mask_empties_the_segment(written, as_image, ball):
+    volume, _, segment = written
+    segment.write(as_image(0 * ball(), volume))
+    assert not sitk.GetArrayFromImage(segment.read()).any()
+    assert segment.exists
+    assert not segment.isEdited()
+
+
+def test_a_surface_that_was_there_is_there_afterwards(written, as_image, ball):
+    volume, segmentation, segment = written
+    segmentation.CreateClosedSurfaceRepresentation()
+    segment.write(as_image(ball(radius=3), volume))
+    assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    surface = segmentation.GetSegmentation().GetSegment(segment.segmentId).GetRepresentation("Closed surface")
+    assert surface.GetNumberOfPoints() > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["Gland"], "Gland"),
+        (["Lesion", "prostate corrected"], "prostate corrected"),
+        (["Lesion", "Bladder"], None),
+        (["Prostate 1", "Prostate 2"], None),
+        ([], None),
+    ],
+)
+def test_which_segment_is_meant_by_the_prostate(add_volume, names, meant):
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    volume = add_volume()
+    segmentation = addSegmentation(volume)
+    for name in names:
+        segmentation.GetSegmentation().AddEmptySegment("", name)
+    found = ProstateSegment.current(segmentation, volume)
+    assert (found and found.name) == meant
+    assert ProstateSegment.find(segmentation, volume) is None
+
+
+def test_the_modules_own_segment_goes_before_others(written):
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    volume, segmentation, segment = written
+    segmentation.GetSegmentation().AddEmptySegment("", "Prostate of a colleague")
+    assert ProstateSegment.current(segmentation, volume) == segment
+
+
+def test_a_removed_segment_volume_or_segmentation_is_noticed(written):
+    import slicer
+
+    volume, _, segment = written
+    assert segment.exists
+    slicer.mrmlScene.RemoveNode(volume)
+    assert not segment.exists
+    slicer.mrmlScene.Clear(0)
+    assert segment.segmentationNode is None
+    assert not segment.exists
+
+
+def test_edits_are_noticed_after_the_scene_was_saved_and_loaded(written, tmp_path, ball):
+    """The checksum is a tag of the segment, which Slicer's file of it keeps."""
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    volume, segmentation, _ = written
+    path = str(tmp_path / "mask.seg.nrrd")
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    slicer.mrmlScene.AddNode(storage)
+    storage.SetFileName(path)
+    assert storage.WriteData(segmentation)
+    loaded = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "loaded")
+    assert storage.ReadData(loaded)
+    again = ProstateSegment.find(loaded, volume)
+    assert again is not None
+    assert not again.isEdited()
+    slicer.util.updateSegmentBinaryLabelmapFromArray(ball(radius=5), loaded, again.segmentId, volume)
+    assert again.isEdited()
+
+
+def test_showing_brings_the_slices_to_the_middle(written):
+    import slicer
+
+    _, segmentation, segment = written
+    segment.show(in3D=True)
+    display = segmentation.GetDisplayNode()
+    assert display.GetSegmentVisibility3D(segment.segmentId)
+    assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    centre = segmentation.GetSegmentCenterRAS(segment.segmentId)
+    red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+    # The slice goes through the middle: the middle's distance from it, along its normal, is 0.
+    matrix = slicer.util.arrayFromVTKMatrix(red.GetSliceToRAS())
+    assert abs((np.array(centre) - matrix[:3, 3]) @ matrix[:3, 2]) < 1e-3
+    segment.showIn3D(False)
+    assert not display.GetSegmentVisibility3D(segment.segmentId)

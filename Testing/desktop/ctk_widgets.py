@@ -1,0 +1,188 @@
+"""The widgets of CTK that the panel uses, with their properties and signals."""
+
+from __future__ import annotations
+
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtCore import Property, Signal
+
+
+class ctkCollapsibleButton(QtWidgets.QWidget):
+    """A titled area that folds; its content is in its own layout."""
+
+    contentsCollapsed = Signal(bool)
+    _TITLE_HEIGHT = 26
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._collapsed = False
+        self._text = ""
+        self._hidden_children = []
+        self.setContentsMargins(0, self._TITLE_HEIGHT, 0, 0)
+        self._title = QtWidgets.QToolButton(self)
+        self._title.setObjectName("")
+        self._title.setAutoRaise(True)
+        self._title.setToolButtonStyle(QtCore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._title.clicked.connect(lambda: self._set_collapsed(not self._collapsed))
+        self._show_title()
+
+    def _get_text(self):
+        return self._text
+
+    def _set_text(self, text):
+        self._text = text
+        self._show_title()
+
+    def _get_collapsed(self):
+        return self._collapsed
+
+    def _set_collapsed(self, collapsed):
+        if collapsed == self._collapsed:
+            return
+        self._collapsed = collapsed
+        self._apply()
+        self.contentsCollapsed.emit(collapsed)
+
+    def _apply(self):
+        if self._collapsed:
+            for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly):
+                if child is not self._title and not child.isHidden():
+                    child.setVisible(False)
+                    self._hidden_children.append(child)
+            self.setMaximumHeight(self._TITLE_HEIGHT)
+        else:
+            self.setMaximumHeight(16777215)
+            for child in self._hidden_children:
+                child.setVisible(True)
+            self._hidden_children = []
+        self._show_title()
+
+    def showEvent(self, event):
+        if self._collapsed:
+            self._apply()
+        super().showEvent(event)
+
+    def resizeEvent(self, event):
+        self._title.setGeometry(0, 0, self.width(), self._TITLE_HEIGHT - 2)
+        super().resizeEvent(event)
+
+    def _show_title(self):
+        self._title.setText(self._text)
+        arrow = QtCore.Qt.ArrowType.RightArrow if self._collapsed else QtCore.Qt.ArrowType.DownArrow
+        self._title.setArrowType(arrow)
+        self._title.setStyleSheet("QToolButton { background: palette(midlight); text-align: left; font-weight: bold; }")
+
+    text = Property(str, _get_text, _set_text)
+    collapsed = Property(bool, _get_collapsed, _set_collapsed)
+
+
+class ctkPathLineEdit(QtWidgets.QWidget):
+    """A path and a button that browses."""
+
+    currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._combo = QtWidgets.QComboBox(editable=True)
+        self._combo.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        self._combo.editTextChanged.connect(self.currentPathChanged)
+        layout.addWidget(self._combo)
+        browse = QtWidgets.QToolButton()
+        browse.setText("...")
+        layout.addWidget(browse)
+        self._filters = 0
+
+    def _get_path(self):
+        return self._combo.currentText()
+
+    def _set_path(self, path):
+        self._combo.setEditText(path)
+
+    def _get_filters(self):
+        return self._filters
+
+    def _set_filters(self, filters):
+        self._filters = filters
+
+    def addCurrentPathToHistory(self):
+        """Keeps the path for the list."""
+        self._combo.insertItem(0, self._combo.currentText())
+
+    currentPath = Property(str, _get_path, _set_path, notify=currentPathChanged)
+    filters = Property(int, _get_filters, _set_filters)
+
+
+class ctkSliderWidget(QtWidgets.QWidget):
+    """A slider and a spin box of one value."""
+
+    valueChanged = Signal(float)
+    valueIsChanging = Signal(float)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
+        self._box = QtWidgets.QDoubleSpinBox()
+        layout.addWidget(self._slider)
+        layout.addWidget(self._box)
+        self._value, self._tracking, self._page = 0.0, True, 10.0
+        self._minimum, self._maximum, self._step = 0.0, 99.0, 1.0
+        self._box.setRange(self._minimum, self._maximum)
+        self._box.valueChanged.connect(self._set_value)
+        self._slider.valueChanged.connect(lambda steps: self._set_value(self._minimum + steps * self._step))
+        self._slider.setRange(0, 99)
+
+    def _range(self):
+        self._box.setRange(self._minimum, self._maximum)
+        self._slider.setRange(0, round((self._maximum - self._minimum) / self._step))
+        self._set_value(self._value)
+
+    def _set_value(self, value):
+        # As the real one, which counts steps: 0.7 reads back as 0.7000000000000001.
+        steps = round((min(max(value, self._minimum), self._maximum) - self._minimum) / self._step)
+        value = self._minimum + steps * self._step
+        if value == self._value:
+            return
+        self._value = value
+        for widget, shown in ((self._box, value), (self._slider, steps)):
+            blocker = QtCore.QSignalBlocker(widget)
+            widget.setValue(shown)
+            blocker.unblock()
+        self.valueChanged.emit(value)
+
+    def _set_minimum(self, value):
+        self._minimum = value
+        self._range()
+
+    def _set_maximum(self, value):
+        self._maximum = value
+        self._range()
+
+    def _set_step(self, value):
+        self._step = value
+        self._box.setSingleStep(value)
+        self._range()
+
+    def _set_decimals(self, n):
+        self._box.setDecimals(n)
+
+    def _set_tracking(self, on):
+        self._tracking = on
+
+    def _set_page(self, value):
+        self._page = value
+
+    value = Property(float, lambda self: self._value, _set_value, notify=valueChanged)
+    minimum = Property(float, lambda self: self._minimum, _set_minimum)
+    maximum = Property(float, lambda self: self._maximum, _set_maximum)
+    singleStep = Property(float, lambda self: self._step, _set_step)
+    pageStep = Property(float, lambda self: self._page, _set_page)
+    decimals = Property(int, lambda self: self._box.decimals(), _set_decimals)
+    tracking = Property(bool, lambda self: self._tracking, _set_tracking)
+
+    def setValue(self, value):
+        """Sets the value."""
+        self._set_value(float(value))

@@ -1,0 +1,125 @@
+"""The desktop for tests: an empty scene, no old dialogs, settings of its own, and no process left behind."""
+
+from __future__ import annotations
+
+import importlib
+import stat
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[2] / "VNetSegmentation" / "VNetSegmentation.py"
+
+
+class Desktop:
+    """What a test does with the application."""
+
+    def __init__(self) -> None:
+        from desktop import util
+
+        self.dialogs, self.answers = util.dialogs, util.answers
+        self._panels: list[Any] = []
+
+    def open_module(self, path: Path = MODULE) -> Any:
+        """The module's widget, set up and entered as when a user selects the module."""
+        import slicer
+
+        from desktop import util
+        from desktop.pythonqt import unwrap
+        from desktop.scripted_module import main_widget
+
+        module = importlib.import_module(path.stem)
+        util.module_paths[path.stem] = str(path)
+        parent = types.SimpleNamespace(path=str(path))
+        getattr(module, path.stem)(parent)
+        root = main_widget(slicer.qMRMLWidget())
+        root.setMRMLScene(slicer.mrmlScene)
+        widget = getattr(module, f"{path.stem}Widget")(root)
+        self._panels.append((widget, root))
+        widget.setup()
+        unwrap(root).resize(420, 900)
+        unwrap(root).show()
+        widget.enter()
+        return widget
+
+    def wait_until(self, happened: Callable[[], Any], timeout_s: float = 60.0) -> None:
+        """Runs the event loop until something has happened."""
+        import slicer
+
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            assert time.monotonic() < deadline, f"nothing happened in {timeout_s:g} s"
+            slicer.app.processEvents()
+            time.sleep(0.005)
+
+    def run_for(self, seconds: float) -> None:
+        """Runs the event loop for a while."""
+        end = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() >= end)
+
+    def click(self, button: Any) -> None:
+        """Presses a button, which must be one that a user can press."""
+        assert button.isEnabled(), f"{button.objectName} is disabled: {button.toolTip}"
+        assert not button.isHidden(), f"{button.objectName} is hidden"
+        button.click()
+
+    def screenshot(self, widget: Any, path: Path) -> None:
+        """Writes a picture of a widget."""
+        from desktop.pythonqt import unwrap
+
+        assert unwrap(widget).grab().save(str(path))
+
+    def close(self) -> None:
+        """Ends the panels as the application does when it ends."""
+        import slicer
+
+        from desktop.pythonqt import unwrap
+
+        for widget, root in self._panels:
+            widget.exit()
+            widget.cleanup()
+            unwrap(root).deleteLater()
+        self._panels = []
+        slicer.mrmlScene.Clear(0)
+        slicer.app.processEvents()
+        self.dialogs.clear()
+        self.answers.clear()
+
+
+@pytest.fixture
+def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    """Slicer's desktop, empty."""
+    from desktop import install
+
+    install()
+    from PySide6 import QtCore
+
+    QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
+    QtCore.QSettings.setPath(
+        QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(tmp_path / "settings")
+    )
+    monkeypatch.setenv("PATH", f"{python_slicer(tmp_path / 'bin').parent}:{_path()}")
+    desktop = Desktop()
+    desktop.close()
+    yield desktop
+    desktop.close()
+
+
+def python_slicer(folder: Path) -> Path:
+    """A PythonSlicer that starts Python as a child, as the real launcher does."""
+    folder.mkdir(exist_ok=True)
+    launcher = folder / "PythonSlicer"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
+    return launcher
+
+
+def _path() -> str:
+    import os
+
+    return os.environ["PATH"]

@@ -1,0 +1,354 @@
+"""Slicer's widgets that are bound to a scene."""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtCore import Property, Signal
+
+
+_EFFECTS = (
+    "Threshold",
+    "Paint",
+    "Draw",
+    "Erase",
+    "Level tracing",
+    "Grow from seeds",
+    "Fill between slices",
+    "Margin",
+    "Hollow",
+    "Smoothing",
+    "Scissors",
+    "Islands",
+    "Logical operators",
+    "Mask volume",
+)
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    """Passes the scene on to the widgets that are connected in the form."""
+
+    mrmlSceneChanged = Signal(object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene = None
+
+    def setMRMLScene(self, scene):
+        """Sets the scene and tells it."""
+        if scene is self._scene:
+            return
+        self._scene = scene
+        self.mrmlSceneChanged.emit(scene)
+
+    def mrmlScene(self):
+        """The scene."""
+        return self._scene
+
+
+class qMRMLNodeComboBox(QtWidgets.QComboBox):
+    """The scene's nodes of some classes, in the scene's order, and none."""
+
+    currentNodeChanged = Signal(object)
+    currentNodeIDChanged = Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene = None
+        self._tags = []
+        self._node_tags = {}
+        self._current = None
+        self._types, self._none_display = [], "None"
+        self._flags = {"none": False, "add": True, "remove": True, "rename": False, "children": True, "edit": False}
+        self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(12)
+        self.activated.connect(lambda index: self._select(self._node_at(index)))
+
+    def setMRMLScene(self, scene):
+        """Binds the box to a scene."""
+        if scene is self._scene:
+            return
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._scene = scene
+        self._tags = []
+        if scene is not None:
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
+                self._tags.append(scene.AddObserver(event, lambda *_: self._refresh()))
+        self._refresh()
+
+    def currentNode(self):
+        """The chosen node; None for none."""
+        return self._current
+
+    def setCurrentNode(self, node):
+        """Chooses a node; None for none."""
+        self._select(node if node in self._nodes() else None)
+
+    def setCurrentNodeID(self, node_id):
+        """Chooses a node by its ID; an empty one clears the choice."""
+        self.setCurrentNode(self._scene.GetNodeByID(node_id) if self._scene and node_id else None)
+
+    def nodeCount(self):
+        """How many nodes can be chosen."""
+        return len(self._nodes())
+
+    def _nodes(self):
+        found = []
+        for index in range(self._scene.GetNumberOfNodes() if self._scene else 0):
+            node = self._scene.GetNthNode(index)
+            if node.GetHideFromEditors():
+                continue
+            if any(node.IsA(t) if self._flags["children"] else node.GetClassName() == t for t in self._types):
+                found.append(node)
+        return found
+
+    def _node_at(self, index):
+        node_id = self.itemData(index)
+        return self._scene.GetNodeByID(node_id) if node_id else None
+
+    def _refresh(self):
+        nodes = self._nodes()
+        for tag_node, tag in self._node_tags.values():
+            tag_node.RemoveObserver(tag)
+        self._node_tags = {
+            node.GetID(): (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._rename()))
+            for node in nodes
+        }
+        blocker = QtCore.QSignalBlocker(self)
+        self.clear()
+        if self._flags["none"]:
+            self.addItem(self._none_display, "")
+        for node in nodes:
+            self.addItem(node.GetName() or "", node.GetID())
+        blocker.unblock()
+        current = self._current if self._current in nodes else None
+        if current is None and not self._flags["none"] and nodes:
+            # Without "none" there is always a choice.
+            current = nodes[0]
+        self._select(current)
+
+    def _rename(self):
+        for index in range(self.count()):
+            node = self._node_at(index)
+            if node is not None and self.itemText(index) != node.GetName():
+                self.setItemText(index, node.GetName())
+
+    def _select(self, node):
+        index = self.findData(node.GetID()) if node is not None else (0 if self._flags["none"] else -1)
+        blocker = QtCore.QSignalBlocker(self)
+        self.setCurrentIndex(index)
+        blocker.unblock()
+        if node is not self._current:
+            self._current = node
+            self.currentNodeChanged.emit(node)
+            self.currentNodeIDChanged.emit(node.GetID() if node is not None else "")
+
+    def _flag(name):
+        def get(self):
+            return self._flags[name]
+
+        def put(self, value):
+            self._flags[name] = value
+            self._refresh()
+
+        return Property(bool, get, put)
+
+    noneEnabled, addEnabled, removeEnabled = _flag("none"), _flag("add"), _flag("remove")
+    renameEnabled, showChildNodeTypes, editEnabled = _flag("rename"), _flag("children"), _flag("edit")
+
+    def _set_types(self, types):
+        self._types = list(types)
+        self._refresh()
+
+    def _set_none_display(self, text):
+        self._none_display = text
+        self._refresh()
+
+    nodeTypes = Property("QStringList", lambda self: self._types, _set_types)
+    noneDisplay = Property(str, lambda self: self._none_display, _set_none_display)
+    currentNodeID = Property(
+        str, lambda self: self._current.GetID() if self._current is not None else "", setCurrentNodeID
+    )
+
+
+class qMRMLSegmentEditorWidget(qMRMLWidget):
+    """The segment editor: its state, its undo, and buttons that stand for its effects."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._node = None
+        self._history = slicer.vtkSegmentationHistory()
+        self._effect = ""
+        self._order, self._all_visible = [], True
+        self._selectors = {"segmentation": True, "source": True, "switch": True}
+        self.shortcuts_installed = self.views_observed = False
+        layout = QtWidgets.QVBoxLayout(self)
+        self._segments = QtWidgets.QListWidget(objectName="SegmentsTableView", maximumHeight=70)
+        self._segments.currentRowChanged.connect(self._row_selected)
+        layout.addWidget(self._segments)
+        self._grid = QtWidgets.QGridLayout()
+        layout.addLayout(self._grid)
+        self._buttons = {}
+        for name in _EFFECTS:
+            button = QtWidgets.QToolButton(objectName=name, text=name)
+            button.clicked.connect(lambda _=False, effect=name: self.setActiveEffectByName(effect))
+            self._buttons[name] = button
+        for name, slot in (("UndoButton", self.undo), ("RedoButton", self.redo)):
+            self._buttons[name] = QtWidgets.QToolButton(objectName=name, text=name.removesuffix("Button"))
+            self._buttons[name].clicked.connect(slot)
+        self._arrange()
+
+    # Nodes
+    def setMRMLSegmentEditorNode(self, node):
+        """Sets the node that holds the editor's settings."""
+        self._node = node
+        self.updateWidgetFromMRML()
+
+    def mrmlSegmentEditorNode(self):
+        """The node that holds the editor's settings."""
+        return self._node
+
+    def setSegmentationNode(self, node):
+        """Sets what is edited, and forgets the undo states of what was."""
+        if self._node is None or self.segmentationNode() is node:
+            return
+        self._node.SetAndObserveSegmentationNode(node)
+        self._history.RemoveAllStates()
+        self._history.SetSegmentation(node.GetSegmentation() if node is not None else None)
+        ids = node.GetSegmentation().GetSegmentIDs() if node is not None else ()
+        self._node.SetSelectedSegmentID(ids[0] if ids else "")
+        self.updateWidgetFromMRML()
+
+    def segmentationNode(self):
+        """What is edited."""
+        return self._node.GetSegmentationNode() if self._node else None
+
+    def setSourceVolumeNode(self, node):
+        """Sets the volume it is edited on; without a segmentation there is none."""
+        if self._node is not None and self.segmentationNode() is not None:
+            self._node.SetAndObserveSourceVolumeNode(node)
+
+    def sourceVolumeNode(self):
+        """The volume it is edited on."""
+        return self._node.GetSourceVolumeNode() if self._node else None
+
+    def setCurrentSegmentID(self, segment_id):
+        """Selects a segment."""
+        if self._node is not None:
+            self._node.SetSelectedSegmentID(segment_id)
+            self.updateWidgetFromMRML()
+
+    def currentSegmentID(self):
+        """The selected segment; empty for none."""
+        return (self._node.GetSelectedSegmentID() or "") if self._node else ""
+
+    def updateWidgetFromMRML(self):
+        """Shows the segments."""
+        blocker = QtCore.QSignalBlocker(self._segments)
+        self._segments.clear()
+        node = self.segmentationNode()
+        for segment_id in node.GetSegmentation().GetSegmentIDs() if node is not None else ():
+            item = QtWidgets.QListWidgetItem(node.GetSegmentation().GetSegment(segment_id).GetName())
+            item.setData(QtCore.Qt.ItemDataRole.UserRole, segment_id)
+            self._segments.addItem(item)
+            if segment_id == self.currentSegmentID():
+                self._segments.setCurrentItem(item)
+        blocker.unblock()
+
+    def _row_selected(self, row):
+        if row >= 0:
+            self._node.SetSelectedSegmentID(self._segments.item(row).data(QtCore.Qt.ItemDataRole.UserRole))
+
+    # Effects
+    def setEffectNameOrder(self, names):
+        """Puts these effects first."""
+        self._order = list(names)
+        self._arrange()
+
+    def setActiveEffectByName(self, name):
+        """Starts an effect."""
+        self._effect = name
+        if self._node is not None:
+            self._node.SetActiveEffectName(name)
+
+    def setActiveEffect(self, effect):
+        """Ends the effect, with None."""
+        assert effect is None
+        self.setActiveEffectByName("")
+
+    def activeEffect(self):
+        """The effect in use; None for none."""
+        if not self._effect:
+            return None
+        effect = QtCore.QObject(self)
+        effect.setObjectName(self._effect)
+        return effect
+
+    def _arrange(self):
+        for button in self._buttons.values():
+            self._grid.removeWidget(button)
+        effects = [name for name in self._buttons if not name.endswith("Button")]
+        shown = [n for n in self._order if n in effects]
+        if self._all_visible:
+            shown += [name for name in effects if name not in shown]
+        for name, button in self._buttons.items():
+            button.setVisible(name in shown or name.endswith("Button"))
+        for number, name in enumerate([*shown, "UndoButton", "RedoButton"]):
+            self._grid.addWidget(self._buttons[name], number // 4, number % 4)
+
+    # Undo
+    def saveStateForUndo(self):
+        """Remembers the segmentation as it is."""
+        self._history.SaveState()
+
+    def undo(self):
+        """Goes back to the state that was remembered last."""
+        self._history.RestorePreviousState()
+
+    def redo(self):
+        """Goes forward again."""
+        self._history.RestoreNextState()
+
+    # The application's
+    def installKeyboardShortcuts(self, parent=None):
+        """Makes the editor's keys work."""
+        self.shortcuts_installed = True
+
+    def uninstallKeyboardShortcuts(self):
+        """Gives the keys back."""
+        self.shortcuts_installed = False
+
+    def setupViewObservations(self):
+        """Takes the mouse in the views."""
+        self.views_observed = True
+
+    def removeViewObservations(self):
+        """Gives the mouse back."""
+        self.views_observed = False
+
+    def setSegmentationNodeSelectorVisible(self, visible):
+        """Shows or hides the choice of the segmentation."""
+        self._selectors["segmentation"] = visible
+
+    def setSourceVolumeNodeSelectorVisible(self, visible):
+        """Shows or hides the choice of the volume."""
+        self._selectors["source"] = visible
+
+    def setSwitchToSegmentationsButtonVisible(self, visible):
+        """Shows or hides the way to the Segmentations module."""
+        self._selectors["switch"] = visible
+
+    def setMaximumNumberOfUndoStates(self, n):
+        """How many steps can be undone."""
+        self._history.SetMaximumNumberOfStates(n)
+
+    def _set_all_visible(self, visible):
+        self._all_visible = visible
+        self._arrange()
+
+    unorderedEffectsVisible = Property(bool, lambda self: self._all_visible, _set_all_visible)
+    maximumNumberOfUndoStates = Property(
+        int, lambda self: self._history.GetMaximumNumberOfStates(), setMaximumNumberOfUndoStates
+    )

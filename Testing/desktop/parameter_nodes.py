@@ -1,0 +1,231 @@
+"""`slicer.parameterNodeWrapper`: a class of typed parameters that live in a node, and are bound to widgets.
+
+Values are texts in the node, nodes are its references.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+import slicer
+import vtk
+
+from desktop.pythonqt import Wrapper, unwrap
+
+_PROPERTY = "SlicerParameterName"
+
+
+class WithinRange:
+    """A number from `minimum` to `maximum`."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def validate(self, value: Any) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
+
+
+class Choice:
+    """One of some values."""
+
+    def __init__(self, choices: list[Any]) -> None:
+        self.choices = choices
+
+    def validate(self, value: Any) -> None:
+        if value not in self.choices:
+            raise ValueError(f"Value is {value}, but must be in one of the following: {self.choices}")
+
+
+class Default:
+    """A default value in an annotation."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Parameter:
+    """One typed field."""
+
+    def __init__(self, name: str, annotation: Any, owner: type) -> None:
+        self.name = name
+        self.type, *extras = (
+            typing.get_args(annotation) if typing.get_origin(annotation) is typing.Annotated else (annotation,)
+        )
+        self.validators = [extra for extra in extras if hasattr(extra, "validate")]
+        self.is_node = isinstance(self.type, type) and issubclass(self.type, slicer.vtkMRMLNode)
+        defaults = [extra.value for extra in extras if isinstance(extra, Default)]
+        self.default = defaults[0] if defaults else vars(owner).get(name, None if self.is_node else self.type())
+
+    def read(self, node: Any) -> Any:
+        if self.is_node:
+            return node.GetNodeReference(self.name)
+        text = node.GetParameter(self.name)
+        if not text:
+            return self.default
+        return text == "True" if self.type is bool else self.type(text)
+
+    def write(self, node: Any, value: Any) -> None:
+        for validator in self.validators:
+            validator.validate(value)
+        if self.is_node:
+            if value is not None and not isinstance(value, self.type):
+                raise TypeError(f"Expected a {self.type.__name__}, got {value!r}")
+            new_id = value.GetID() if value is not None else None
+            if node.GetNodeReferenceID(self.name) != new_id:
+                node.SetNodeReferenceID(self.name, new_id)
+                node.Modified()
+            return
+        if not isinstance(value, (int, float) if self.type is float else self.type):
+            raise TypeError(f"Expected a {self.type.__name__}, got {value!r}")
+        node.SetParameter(self.name, str(self.type(value)))
+
+
+def parameterNodeWrapper(cls: type) -> type:
+    """Makes a class of annotated fields one whose instances wrap a parameter node."""
+    parameters = [
+        _Parameter(name, annotation, cls)
+        for name, annotation in typing.get_type_hints(cls, include_extras=True).items()
+    ]
+
+    def initialise(self, parameter_node):
+        self.__dict__["parameterNode"] = parameter_node
+        self.__dict__["_connections"] = {}
+        for parameter in parameters:
+            # Defaults are written at once, so that the node says what holds.
+            if not parameter.is_node and not parameter_node.GetParameter(parameter.name):
+                parameter.write(parameter_node, parameter.default)
+
+    def connect_gui(self, gui) -> int:
+        return _Connection.make(self, gui, parameters)
+
+    def disconnect_gui(self, tag: int) -> None:
+        self._connections.pop(tag).close()
+
+    def refuse(self, name, value):
+        raise AttributeError(f"{cls.__name__} has no parameter {name!r}")
+
+    members: dict[str, Any] = {
+        "__init__": initialise,
+        "__setattr__": refuse,
+        "connectGui": connect_gui,
+        "disconnectGui": disconnect_gui,
+        "AddObserver": lambda self, *arguments: self.parameterNode.AddObserver(*arguments),
+        "RemoveObserver": lambda self, *arguments: self.parameterNode.RemoveObserver(*arguments),
+        "HasObserver": lambda self, *arguments: self.parameterNode.HasObserver(*arguments),
+        "Modified": lambda self: self.parameterNode.Modified(),
+        "default": lambda self, name: next(p.default for p in parameters if p.name == name),
+        "__doc__": cls.__doc__,
+    }
+    for parameter in parameters:
+        members[parameter.name] = property(
+            lambda self, p=parameter: p.read(self.parameterNode),
+            lambda self, value, p=parameter: p.write(self.parameterNode, value),
+        )
+    wrapper = types.new_class(cls.__name__, (), {}, lambda namespace: namespace.update(members))
+    # Properties are found before __setattr__ refuses.
+    wrapper.__setattr__ = lambda self, name, value: (
+        vars(wrapper)[name].__set__(self, value)
+        if isinstance(vars(wrapper).get(name), property)
+        else refuse(self, name, value)
+    )
+    return wrapper
+
+
+class _Connection:
+    """Parameters and widgets that follow each other."""
+
+    _last_tag = 0
+
+    @classmethod
+    def make(cls, owner: Any, gui: Any, parameters: list[_Parameter]) -> int:
+        _Connection._last_tag += 1
+        owner._connections[cls._last_tag] = cls(owner, gui, parameters)
+        return cls._last_tag
+
+    def __init__(self, owner: Any, gui: Any, parameters: list[_Parameter]) -> None:
+        by_name = {p.name: p for p in parameters}
+        self._node = owner.parameterNode
+        self._updating = False
+        self._pairs = []
+        for widget in vars(gui).values():
+            name = unwrap(widget).property(_PROPERTY) if isinstance(widget, Wrapper) else None
+            if name is None:
+                continue
+            if name not in by_name:
+                raise ValueError(f"No parameter is named {name!r}")
+            connector = _connector(widget, by_name[name])
+            self._pairs.append((by_name[name], connector))
+            connector.prepare()
+            connector.on_change(lambda p=by_name[name], c=connector: self._from_widget(p, c))
+        self._to_widgets()
+        self._tag = self._node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._to_widgets())
+
+    def _from_widget(self, parameter: _Parameter, connector: Any) -> None:
+        if not self._updating:
+            parameter.write(self._node, connector.read())
+
+    def _to_widgets(self) -> None:
+        if self._updating:
+            return
+        self._updating = True
+        try:
+            for parameter, connector in self._pairs:
+                value = parameter.read(self._node)
+                if connector.read() != value:
+                    connector.write(value)
+        finally:
+            self._updating = False
+
+    def close(self) -> None:
+        """Ends it."""
+        self._node.RemoveObserver(self._tag)
+        for _, connector in self._pairs:
+            connector.close()
+
+
+def _connector(widget: Wrapper, parameter: _Parameter) -> Any:
+    for kind, (get, put, signal) in _KINDS.items():
+        if kind in [c.__name__ for c in type(unwrap(widget)).__mro__]:
+            return _Connector(widget, parameter, get, put, signal)
+    raise ValueError(f"Cannot connect a {type(unwrap(widget)).__name__} to {parameter.name}")
+
+
+_KINDS: dict[str, Any] = {
+    "qMRMLNodeComboBox": (lambda w: w.currentNode(), lambda w, v: w.setCurrentNode(v), "currentNodeChanged"),
+    "ctkSliderWidget": (lambda w: w.value, lambda w, v: setattr(w, "value", v), "valueChanged"),
+    "QAbstractButton": (lambda w: w.checked, lambda w, v: setattr(w, "checked", v), "toggled"),
+    "QDoubleSpinBox": (lambda w: w.value, lambda w, v: setattr(w, "value", v), "valueChanged"),
+    "QSpinBox": (lambda w: w.value, lambda w, v: setattr(w, "value", v), "valueChanged"),
+    "QLineEdit": (lambda w: w.text, lambda w, v: setattr(w, "text", v), "textChanged"),
+    "QComboBox": (lambda w: w.currentText, lambda w, v: setattr(w, "currentText", v), "currentTextChanged"),
+}
+
+
+class _Connector:
+    """One widget."""
+
+    def __init__(self, widget, parameter, get, put, signal) -> None:
+        self._widget, self._parameter, self._get, self._put = widget, parameter, get, put
+        self._signal = getattr(unwrap(widget), signal)
+        self._slot = None
+
+    def prepare(self) -> None:
+        for validator in self._parameter.validators:
+            if isinstance(validator, WithinRange) and hasattr(self._widget, "maximum"):
+                self._widget.minimum, self._widget.maximum = float(validator.minimum), float(validator.maximum)
+
+    def on_change(self, function) -> None:
+        self._slot = lambda *_: function()
+        self._signal.connect(self._slot)
+
+    def read(self):
+        return self._get(self._widget)
+
+    def write(self, value) -> None:
+        self._put(self._widget, value)
+
+    def close(self) -> None:
+        self._signal.disconnect(self._slot)

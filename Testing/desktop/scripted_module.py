@@ -1,0 +1,108 @@
+"""`slicer.ScriptedLoadableModule`: the base classes of a module's four classes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import slicer
+
+from desktop.pythonqt import unwrap
+
+
+class ScriptedLoadableModule:
+    """Describes a module to the application."""
+
+    def __init__(self, parent):
+        self.parent = parent
+        self.moduleName = self.__class__.__name__
+        parent.title, parent.categories, parent.dependencies, parent.contributors = "", [], [], []
+        parent.helpText = parent.acknowledgementText = ""
+        if not hasattr(slicer, "selfTests"):
+            slicer.selfTests = {}
+        slicer.selfTests[self.moduleName] = self.runTest
+
+    def resourcePath(self, name):
+        return os.path.join(os.path.dirname(self.parent.path), "Resources", name)
+
+    def getDefaultModuleDocumentationLink(self, docPage=None):
+        return ""
+
+    def runTest(self, msec=100, **keywords):
+        module = importlib.import_module(self.__module__)
+        test = getattr(module, f"{self.moduleName}Test")()
+        test.messageDelay = msec
+        test.runTest(**keywords)
+
+
+class ScriptedLoadableModuleWidget:
+    """A module's panel. With a parent, as the application has it, it is set up by `setup`."""
+
+    def __init__(self, parent):
+        self.moduleName = self.__class__.__name__.removesuffix("Widget")
+        self.developerMode = False
+        self.parent = parent
+        self.layout = self.parent.layout()
+
+    def resourcePath(self, name):
+        return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", name)
+
+    def setup(self):
+        pass
+
+    def cleanup(self):
+        pass
+
+    def enter(self):
+        pass
+
+    def exit(self):
+        pass
+
+
+class ScriptedLoadableModuleLogic:
+    """A module's logic, with a parameter node of its own in the scene."""
+
+    def __init__(self, parent=None):
+        self.moduleName = self.__class__.__name__.removesuffix("Logic")
+        self.isSingletonParameterNode = True
+
+    def getParameterNode(self):
+        node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
+        if node is not None:
+            if node.GetAttribute("ModuleName") != self.moduleName:
+                node.SetAttribute("ModuleName", self.moduleName)
+            return node
+        return slicer.mrmlScene.AddNode(self.createParameterNode())
+
+    def createParameterNode(self):
+        node = slicer.vtkMRMLScriptedModuleNode()
+        node.SetSingletonTag(self.moduleName)
+        node.SetModuleName(self.moduleName)
+        node.SetAttribute("ModuleName", self.moduleName)
+        node.SetNodeReferenceID("dummy", None)
+        return node
+
+
+class ScriptedLoadableModuleTest:
+    """A module's self test."""
+
+    def __init__(self, *arguments, **keywords):
+        self.messageDelay = 0
+
+    def delayDisplay(self, message, requestedDelay=None, msec=None):
+        slicer.util.showStatusMessage(message)
+
+    def setUp(self):
+        pass
+
+    def runTest(self):
+        pass
+
+
+def main_widget(root):
+    """The widget that the application gives to a module's panel: a qMRMLWidget with a vertical layout."""
+    from PySide6 import QtWidgets
+
+    unwrap(root).setLayout(QtWidgets.QVBoxLayout())
+    return root

@@ -1,0 +1,105 @@
+"""What `slicer.util` has with a desktop. Dialogs are recorded and answered, never shown."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from typing import Any
+
+import slicer
+from PySide6 import QtCore
+
+from desktop.ui_loader import child_widget_variables, load_ui
+
+dialogs: list[tuple[str, str]] = []
+"""Kind and text of each dialog that would have been shown."""
+
+answers: dict[str, bool] = {}
+"""Of dialogs that ask, by kind; True, as if the user agreed, where there is none."""
+
+module_paths: dict[str, str] = {}
+
+
+def _show(kind: str):
+    def show(text: str, *arguments: Any, **keywords: Any) -> Any:
+        assert isinstance(text, str)
+        dialogs.append((kind, text))
+        return answers.get(kind, True)
+
+    return show
+
+
+@contextlib.contextmanager
+def _try_with_error_display(message: Any = None, show: bool = True, waitCursor: bool = False):
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        dialogs.append(("errorDisplay", f"{message or 'Error'}\n\n{error}"))
+
+
+def _settings_value(key: str, default: Any, converter: Any = lambda value: value, settings: Any = None) -> Any:
+    value = QtCore.QSettings().value(key)
+    try:
+        return default if value is None else converter(value)
+    except ValueError:
+        return default
+
+
+def _set_slice_viewer_layers(background="keep-current", foreground="keep-current", label="keep-current", **options):
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        for value, put in (
+            (background, node.SetBackgroundVolumeID),
+            (foreground, node.SetForegroundVolumeID),
+            (label, node.SetLabelVolumeID),
+        ):
+            if value != "keep-current":
+                put(value if value is None or isinstance(value, str) else value.GetID())
+
+
+def _load_volume(path: str, properties: Any = None) -> Any:
+    """Slicer reads a single file by this storage node, and a DICOM series by any of its slices."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", os.path.basename(path).split(".")[0])
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    slicer.mrmlScene.AddNode(storage)
+    storage.SetFileName(path)
+    storage.SetSingleFile(int((properties or {}).get("singleFile", True)))
+    if not storage.ReadData(node):
+        slicer.mrmlScene.RemoveNode(node)
+        raise RuntimeError(f"Failed to load node from file: {path}")
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _load_segmentation(path: str, properties: Any = None) -> Any:
+    """A .seg.nrrd with its segments, or any other mask as one."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", os.path.basename(path).split(".")[0])
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    slicer.mrmlScene.AddNode(storage)
+    storage.SetFileName(path)
+    if not storage.ReadData(node):
+        slicer.mrmlScene.RemoveNode(node)
+        raise RuntimeError(f"Failed to load node from file: {path}")
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def install() -> None:
+    """Adds them to `slicer.util`."""
+    util = slicer.util
+    util.loadUI, util.childWidgetVariables = load_ui, child_widget_variables
+    for kind in ("errorDisplay", "warningDisplay", "infoDisplay", "confirmYesNoDisplay", "confirmOkCancelDisplay"):
+        setattr(util, kind, _show(kind))
+    util.showStatusMessage = lambda text, duration=0: None
+    util.tryWithErrorDisplay = _try_with_error_display
+    util.mainWindow = lambda verbose=True: None
+    util.settingsValue = _settings_value
+    util.setSliceViewerLayers = _set_slice_viewer_layers
+    util.loadVolume, util.loadSegmentation = _load_volume, _load_segmentation
+    util.resetSliceViews = lambda *_: None
+    util.modulePath = lambda name: module_paths[name]
+    # The environment that the application was started in; here that is the tests' own.
+    util.startupEnvironment = lambda: dict(os.environ)

@@ -1,0 +1,105 @@
+"""The four classes by which 3D Slicer knows the module. What they do is in VNetSegmentationLib."""
+
+import os
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+_TUTORIAL = "https://github.com/VNetSegmentation/SlicerVNetSegmentation#readme"
+
+
+class VNetSegmentation(ScriptedLoadableModule):
+    """What the module's list and its help show."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("V-Net Prostate Segmentation")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = ["Segmentations", "SegmentEditor", "Volumes"]
+        parent.contributors = ["VNetSegmentation contributors"]
+        parent.helpText = _(
+            "Segments the prostate on T2-weighted MR with a V-Net that comes with the module: choose the volume, press "
+            "<b>Segment prostate</b>, check the outline, correct it, save it. Nothing leaves your computer. "
+            'Not for clinical use. <a href="{url}">Tutorial</a>'
+        ).format(url=_TUTORIAL)
+        parent.acknowledgementText = _(
+            "Network: Milletari et al., V-Net, 3DV 2016. "
+            "Training data: PROMISE12, Litjens et al., Medical Image Analysis 2014."
+        )
+
+
+class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
+    """The panel."""
+
+    def setup(self):
+        from VNetSegmentationLib.dependencies import DependencyInstaller
+
+        from VNetSegmentationLib.panel import Panel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/VNetSegmentation.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.logic = VNetSegmentationLogic()
+        self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+
+    def enter(self):
+        self.panel.enter()
+
+    def exit(self):
+        self.panel.exit()
+
+    def cleanup(self):
+        self.panel.cleanup()
+
+
+class VNetSegmentationLogic(ScriptedLoadableModuleLogic):
+    """For scripts in Slicer: `VNetSegmentationLogic().segment(volumeNode)`."""
+
+    @property
+    def client(self):
+        """The worker's client. All logics of an application share one, and so one loaded model."""
+        from VNetSegmentationLib.workerClient import sharedClient
+
+        return sharedClient(os.path.dirname(os.path.abspath(__file__)))
+
+    def segment(self, volumeNode, segmentationNode=None, model=None, device="auto", threshold=0.5):
+        """Segments the prostate and waits for the result.
+
+        Args:
+            volumeNode: `vtkMRMLScalarVolumeNode`, a T2-weighted MR scan.
+            segmentationNode: gets the segment "Prostate"; its other segments stay. None for a new one.
+            model: name or folder of a model; None for the bundled one.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+            threshold: probability from which a voxel is prostate, above 0 and below 1.
+
+        Returns:
+            The segmentation node and the report, a dictionary; see Docs/reference.md.
+
+        Raises:
+            vnet_segmentation.errors.UserError: the volume cannot be segmented, or a package is missing; the message
+                says what to do.
+            RuntimeError: the worker process failed.
+        """
+        from VNetSegmentationLib.segmentAndWait import segmentAndWait
+
+        return segmentAndWait(self.client, volumeNode, segmentationNode, model, device, threshold)
+
+
+class VNetSegmentationTest(ScriptedLoadableModuleTest):
+    """Segments a synthetic scan with the bundled model: Reload & Test, or Slicer's self tests, start it."""
+
+    def runTest(self):
+        from VNetSegmentationLib.selfTest import segmentPhantom
+
+        self.delayDisplay(_("Segmenting a synthetic scan"))
+        dice = segmentPhantom(VNetSegmentationLogic())
+        self.delayDisplay(_("Test passed: Dice {dice:.2f}").format(dice=dice))

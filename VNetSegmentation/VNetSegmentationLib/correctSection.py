@@ -1,0 +1,73 @@
+"""Slicer's segment editor in the panel."""
+
+import slicer
+
+from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+_EFFECTS = (
+    "Paint",
+    "Erase",
+    "Draw",
+    "Scissors",
+    "Islands",
+    "Smoothing",
+    "Margin",
+    "Fill between slices",
+    "Level tracing",
+)
+
+
+class CorrectSection:
+    """Keeps the embedded editor on the segmentation and volume of the panel, and remembers states for its undo."""
+
+    def __init__(self, ui):
+        self._editor = ui.segmentEditorWidget
+        self._editor.setSegmentationNodeSelectorVisible(False)
+        self._editor.setSourceVolumeNodeSelectorVisible(False)
+        self._editor.setSwitchToSegmentationsButtonVisible(False)
+        self._editor.setEffectNameOrder(list(_EFFECTS))
+        self._editor.unorderedEffectsVisible = False
+        self._editor.setMaximumNumberOfUndoStates(20)
+        self._useEditorNode()
+
+    def edit(self, segmentationNode, volumeNode, segmentId: str | None = None) -> None:
+        """Points the editor at a segmentation, a volume and a segment; None each for none."""
+        self._useEditorNode()
+        self._editor.setSegmentationNode(segmentationNode)
+        self._editor.setSourceVolumeNode(volumeNode)
+        if segmentId is not None:
+            self._editor.setCurrentSegmentID(segmentId)
+
+    def remember(self, segment: ProstateSegment) -> None:
+        """Makes the change that follows one that the editor's undo takes back."""
+        self.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
+        self._editor.saveStateForUndo()
+
+    @property
+    def selectedSegmentId(self) -> str | None:
+        """Of the segment that the user selected."""
+        return self._editor.currentSegmentID() or None
+
+    def enter(self) -> None:
+        """The panel is shown: views and shortcuts are the editor's."""
+        self._editor.setupViewObservations()
+        self._editor.installKeyboardShortcuts()
+        self._editor.updateWidgetFromMRML()
+
+    def exit(self) -> None:
+        """The panel is left: views and shortcuts are free again."""
+        self._editor.setActiveEffect(None)
+        self._editor.uninstallKeyboardShortcuts()
+        self._editor.removeViewObservations()
+
+    def _useEditorNode(self) -> None:
+        """Its settings live in a node of the scene, which goes when the scene is closed."""
+        node = slicer.mrmlScene.GetSingletonNode("VNetSegmentation", "vtkMRMLSegmentEditorNode")
+        if node is None:
+            node = slicer.vtkMRMLSegmentEditorNode()
+            node.SetSingletonTag("VNetSegmentation")
+            # Painting the prostate must not erase the user's other segments.
+            node.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteNone)
+            node = slicer.mrmlScene.AddNode(node)
+        if self._editor.mrmlSegmentEditorNode() is not node:
+            self._editor.setMRMLSegmentEditorNode(node)

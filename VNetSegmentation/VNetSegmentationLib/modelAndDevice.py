@@ -1,0 +1,54 @@
+"""The choice of model and device; the worker says what there is."""
+
+from slicer.i18n import tr as _
+
+from VNetSegmentationLib import settings
+
+
+class ModelAndDevice:
+    """The combo boxes under "Advanced". Until the worker has answered they offer what every computer has."""
+
+    def __init__(self, ui):
+        self._model, self._device = ui.modelComboBox, ui.deviceComboBox
+        settings.bindChoice(self._model, "Model", [(_("Bundled model"), "")])
+        settings.bindChoice(self._device, "Device", self._devices([]))
+
+    @property
+    def model(self) -> str | None:
+        """Name of the chosen model; None for the default one."""
+        return settings.chosen(self._model) or None
+
+    @property
+    def device(self) -> str:
+        """As ``vnet_segmentation.device.choose_device`` takes it."""
+        return settings.chosen(self._device)
+
+    def show(self, description: dict) -> None:
+        """Fills the boxes with the worker's answer to "describe", and keeps the choices if they are there."""
+        models = []
+        for model in description["models"]:
+            if model["problem"] is None:
+                isDefault = model["name"] == description["default_model"]
+                text = _("{name} (bundled)") if model["bundled"] else "{name}"
+                models.append((text.format(name=model["name"]), "" if isDefault else model["name"]))
+        self._refill(self._model, "Model", models)
+        self._refill(self._device, "Device", self._devices(description["gpus"]))
+        automatic = description["automatic_device"]
+        self._device.setItemText(0, _("Automatic: {device}").format(device=automatic["name"]))
+        self._device.toolTip = _("Processor that computes. {reason}").format(reason=automatic["reason"])
+
+    @staticmethod
+    def _devices(gpus: list[dict]) -> list[tuple[str, str]]:
+        found = [(gpu["title"], gpu["name"]) for gpu in gpus]
+        return [(_("Automatic"), "auto"), *found, (_("CPU"), "cpu")]
+
+    @staticmethod
+    def _refill(comboBox, name: str, choices: list[tuple[str, str]]) -> None:
+        wish = settings.setting(name, choices[0][1])
+        # What is not there today, such as a GPU in a dock, is still the user's wish tomorrow.
+        wasBlocked = comboBox.blockSignals(True)
+        comboBox.clear()
+        for text, value in choices:
+            comboBox.addItem(text, value)
+        settings.choose(comboBox, wish)
+        comboBox.blockSignals(wasBlocked)

@@ -1,0 +1,89 @@
+"""The module's panel: its tabs, what the scene remembers of them, and what happens when the scene goes."""
+
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from VNetSegmentationLib.batchTab import BatchTab
+from VNetSegmentationLib.panelWorker import PanelWorker
+from VNetSegmentationLib.parameters import PanelParameters
+from VNetSegmentationLib.segmentTab import SegmentTab
+
+
+class Panel(VTKObservationMixin):
+    """Connects the tabs with the scene.
+
+    Args:
+        ui: the panel's widgets.
+        logic: gives the parameter node and the worker's client.
+        installer: see `dependencies.DependencyInstaller`.
+        requirements: path of the file that lists what the worker needs.
+    """
+
+    def __init__(self, ui, logic, installer, requirements: str):
+        VTKObservationMixin.__init__(self)
+        self._ui = ui
+        self._logic = logic
+        self._parameters = None
+        self._guiTag = None
+        self._segmentTab = self._batchTab = None
+        self.worker = PanelWorker(ui, logic.client, installer, requirements, self._update)
+        self._segmentTab = SegmentTab(ui, self.worker)
+        self._batchTab = BatchTab(ui, self.worker, lambda: self._parameters.threshold if self._parameters else 0.5)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self._onSceneEndClose)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
+        self._entered = False
+
+    def enter(self) -> None:
+        """The user opened the panel."""
+        self._entered = True
+        self._takeParameters()
+        self._segmentTab.enter()
+        self.worker.warmUp()
+
+    def exit(self) -> None:
+        """The user opened another module; what runs goes on."""
+        self._entered = False
+        self._segmentTab.exit()
+
+    def cleanup(self) -> None:
+        """The module is unloaded, or Slicer ends."""
+        self._dropParameters()
+        self.removeObservers()
+        self.worker.stop()
+
+    def _takeParameters(self) -> None:
+        if self._parameters is None:
+            self._parameters = PanelParameters(self._logic.getParameterNode())
+            self._guiTag = self._parameters.connectGui(self._ui)
+            self.addObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._segmentTab.setParameters(self._parameters)
+
+    def _dropParameters(self) -> None:
+        if self._parameters is not None:
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._parameters.disconnectGui(self._guiTag)
+            self._parameters = None
+            self._segmentTab.setParameters(None)
+
+    def _onParametersModified(self, caller=None, event=None) -> None:
+        self._segmentTab.update()
+
+    def _onSceneStartClose(self, caller, event) -> None:
+        self._dropParameters()
+
+    def _onSceneEndClose(self, caller, event) -> None:
+        if self._entered:
+            self._takeParameters()
+
+    def _onNodeRemoved(self, caller, event) -> None:
+        if self._parameters is not None:
+            self._segmentTab.update()
+
+    def _update(self) -> None:
+        # The tabs say something of their own while they are being made.
+        if self._segmentTab is not None and self._batchTab is not None:
+            self._segmentTab.update()
+            self._batchTab.update()

@@ -1,0 +1,146 @@
+"""Reading the result: size, PSA density, confidence; and the threshold that the mask follows."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from vnet_segmentation.measurements import Measurements, measure
+from VNetSegmentationLib import reportText
+from VNetSegmentationLib.prostateSegment import ProstateSegment
+from VNetSegmentationLib.segmentationResult import SegmentationResult
+from VNetSegmentationLib.wrappedText import showWrapped
+
+_FOLLOW_MS = 30
+"""Threshold changes that come faster are taken together: a slider that is dragged stays smooth."""
+_MEASURE_MS = 300
+"""The same for strokes of a brush, which are only measured."""
+
+
+class ResultSection:
+    """Shows the current segment and adjusts it, as long as nobody has corrected it.
+
+    Args:
+        ui: the panel's widgets.
+        remember: gets a segment before it is changed, for undo.
+    """
+
+    def __init__(self, ui, remember):
+        self._ui = ui
+        self._remember = remember
+        self._parameters = None
+        self._result = None
+        self._segment = None
+        self._measurements = None
+        self._edited = False
+        self._written = None  # threshold and smoothing that the mask was made with
+        self._observed = None
+        self._follow = _singleShotTimer(_FOLLOW_MS, self._rewrite)
+        self._measure = _singleShotTimer(_MEASURE_MS, self._readSegment)
+        ui.discardCorrectionsButton.connect("clicked()", self._discardCorrections)
+        ui.copyReportButton.connect("clicked()", self._copy)
+        self.show(None, None)
+
+    def setParameters(self, parameters) -> None:
+        """Takes the panel's parameters, or None while the scene has none."""
+        self._parameters = parameters
+
+    def show(self, segment: ProstateSegment | None, result: SegmentationResult | None) -> None:
+        """Shows a segment, with the automatic result that it was made of where that is known.
+
+        The mask of a result is taken to be as the parameters say.
+        """
+        self._follow.stop()
+        self._measure.stop()
+        self._unobserve()
+        self._segment, self._result = segment, result
+        self._written = self._wish() if result is not None else None
+        self._readSegment()
+        if segment is not None and segment.exists:
+            segmentation = segment.segmentationNode.GetSegmentation()
+            event = slicer.vtkSegmentation.SourceRepresentationModified
+            self._observed = (segmentation, segmentation.AddObserver(event, lambda *_arguments: self._measure.start()))
+
+    def close(self) -> None:
+        """Stops observing and waiting."""
+        self.show(None, None)
+
+    def followParameters(self) -> None:
+        """Threshold, smoothing or PSA may have changed."""
+        self._showPsaDensity()
+        if self._result is not None and not self._edited and self._wish() != self._written:
+            self._follow.start()
+
+    def _wish(self) -> tuple[float, bool] | None:
+        return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
+
+    def _rewrite(self) -> None:
+        if self._result is not None and self._segment.exists:
+            self._written = self._wish()
+            self._result.writeMask(*self._written)
+            self._readSegment()
+
+    def _discardCorrections(self) -> None:
+        if self._segment.exists:
+            self._remember(self._segment)
+            self._rewrite()
+
+    def _readSegment(self) -> None:
+        self._measure.stop()
+        there = self._segment is not None and self._segment.exists
+        self._measurements = measure(self._segment.read()) if there else None
+        self._edited = there and self._segment.isEdited()
+        self._showTexts()
+
+    def _showTexts(self) -> None:
+        ui, known = self._ui, self._measurements is not None
+        ui.resultCollapsibleButton.enabled = known
+        report = self._result.report if self._result else None
+        ui.volumeLabel.text = reportText.volumeText(self._measurements) if known else ""
+        ui.diametersLabel.text = reportText.diametersText(self._measurements) if known else ""
+        showWrapped(ui.confidenceLabel, reportText.confidenceText(report) if known else "")
+        showWrapped(ui.runLabel, reportText.runText(report) if known else "")
+        notes = list(report["warnings"]) if known and report else []
+        if known and self._edited:
+            notes.append(_("The mask was changed by hand, so threshold and smoothing are locked."))
+        ui.warningsLabel.visible = bool(notes)
+        showWrapped(ui.warningsLabel, "\n".join(notes))
+        adjustable = known and self._result is not None and not self._edited
+        ui.thresholdSlider.enabled = ui.smoothCheckBox.enabled = adjustable
+        ui.discardCorrectionsButton.visible = known and self._result is not None and self._edited
+        self._showPsaDensity()
+
+    def _showPsaDensity(self) -> None:
+        known = self._parameters is not None and self._measurements is not None
+        self._ui.psaDensityLabel.text = (
+            reportText.psaDensityText(self._parameters.psa, self._measurements) if known else ""
+        )
+
+    def _copy(self) -> None:
+        text = reportText.wholeText(
+            self._segment.volumeNode.GetName(),
+            self._measurements,
+            self._parameters.psa,
+            self._result.report if self._result else None,
+            self._edited,
+        )
+        qt.QApplication.clipboard().setText(text)
+        slicer.util.showStatusMessage(_("The figures are in the clipboard."), 3000)
+
+    @property
+    def measurements(self) -> Measurements | None:
+        """Of the mask as it was read last."""
+        return self._measurements
+
+    def _unobserve(self) -> None:
+        if self._observed is not None:
+            segmentation, tag = self._observed
+            segmentation.RemoveObserver(tag)
+            self._observed = None
+
+
+def _singleShotTimer(milliseconds: int, function):
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.connect("timeout()", function)
+    return timer

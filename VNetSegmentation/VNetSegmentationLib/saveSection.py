@@ -1,0 +1,85 @@
+"""Saving the mask, and keeping scan and mask for training."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from vnet_segmentation.errors import UserError
+from vnet_segmentation.mask_files import write_mask
+from vnet_segmentation.scans import scan_stem
+from vnet_segmentation.training_folder import add_case
+from VNetSegmentationLib import settings
+from VNetSegmentationLib.maskName import DEFAULT_PATTERN, FORMATS, maskPath
+from VNetSegmentationLib.prostateSegment import ProstateSegment
+from VNetSegmentationLib.volumeNodes import imageFromVolume, scanFile
+from VNetSegmentationLib.wrappedText import showWrapped
+
+
+class SaveSection:
+    """Writes the current mask, as it is with all corrections, on the scan's own grid."""
+
+    def __init__(self, ui):
+        self._ui = ui
+        self._segment = None
+        self._volumeId = None
+        settings.bindText(ui.saveNameEdit, "SaveName", DEFAULT_PATTERN)
+        settings.bindChoice(ui.saveFormatComboBox, "SaveFormat", [(suffix, suffix) for suffix in FORMATS])
+        settings.bindPath(ui.trainingFolderPath, "TrainingFolder")
+        ui.saveMaskButton.connect("clicked()", self._saveMask)
+        ui.addToTrainingButton.connect("clicked()", self._addToTraining)
+        self.show(None)
+
+    def show(self, segment: ProstateSegment | None) -> None:
+        """Takes the segment to save; None if there is none."""
+        self._segment = segment
+        self._ui.saveCollapsibleButton.enabled = segment is not None
+        self._ui.saveStatusLabel.text = ""
+        if segment is not None and segment.volumeNode.GetID() != self._volumeId:
+            self._volumeId = segment.volumeNode.GetID()
+            file = scanFile(segment.volumeNode)
+            self._ui.saveFolderPath.currentPath = str(file.parent) if file else settings.setting("SaveFolder")
+
+    def _saveMask(self) -> None:
+        self._attempt(self._writeMask)
+
+    def _addToTraining(self) -> None:
+        self._attempt(self._writeCase)
+
+    def _attempt(self, action) -> None:
+        try:
+            if self._segment is None or not self._segment.exists:
+                raise UserError(_("The mask or its scan is not in the scene any more."))
+            showWrapped(self._ui.saveStatusLabel, action())
+        except UserError as error:
+            showWrapped(self._ui.saveStatusLabel, str(error))
+            slicer.util.errorDisplay(str(error))
+
+    def _writeMask(self) -> str:
+        ui, volume = self._ui, self._segment.volumeNode
+        file = scanFile(volume)
+        path = maskPath(
+            ui.saveFolderPath.currentPath,
+            ui.saveNameEdit.text,
+            scan_stem(file) if file else volume.GetName(),
+            settings.chosen(ui.saveFormatComboBox),
+        )
+        if file is not None and path.resolve() == file.resolve():
+            raise UserError(_("{name} is the scan itself. Give the mask another name.").format(name=path.name))
+        if path.exists() and not slicer.util.confirmYesNoDisplay(
+            _("{path} exists already. Replace it?").format(path=path)
+        ):
+            return _("Nothing was saved.")
+        write_mask(self._segment.read(), path)
+        settings.setSetting("SaveFolder", str(path.parent))
+        return _("Saved {path}").format(path=path)
+
+    def _writeCase(self) -> str:
+        folder = self._ui.trainingFolderPath.currentPath
+        if not folder:
+            raise UserError(_("Choose a folder for the training cases."))
+        case = add_case(folder, imageFromVolume(self._segment.volumeNode), self._segment.read())
+        text = (
+            _("The mask of {name} was replaced: this scan is in the folder already.")
+            if case.replaced
+            else _("Added as {name}.")
+        )
+        return text.format(name=case.name)

@@ -1,0 +1,211 @@
+"""From a volume to a mask: the Segment tab's button, and what becomes of a click."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from vnet_segmentation.errors import UserError
+from VNetSegmentationLib.correctSection import CorrectSection
+from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
+from VNetSegmentationLib.resultSection import ResultSection
+from VNetSegmentationLib.saveSection import SaveSection
+from VNetSegmentationLib.segmentationRun import SegmentationRun
+from VNetSegmentationLib.volumeNodes import addProbabilityVolume, newestVolume, volumeProblem
+from VNetSegmentationLib.wrappedText import showWrapped
+
+
+class SegmentTab:
+    """Coordinates the sections of the tab.
+
+    Args:
+        ui: the panel's widgets.
+        worker: see `panelWorker.PanelWorker`.
+    """
+
+    def __init__(self, ui, worker):
+        self._ui = ui
+        self._worker = worker
+        self._parameters = None
+        self._run = None
+        self._result = None  # the last automatic one, while its segment is shown
+        self._shown = (None, None)
+        self._newestVolumeId = None
+        self._message = ""
+        self._correct = CorrectSection(ui)
+        self._resultSection = ResultSection(ui, self._correct.remember)
+        self._save = SaveSection(ui)
+        ui.segmentButton.connect("clicked()", self.segment)
+        ui.cancelButton.connect("clicked()", self._cancel)
+        ui.sampleDataButton.connect("clicked()", self._loadSample)
+        ui.show3DCheckBox.connect("toggled(bool)", self._show3D)
+
+    def enter(self) -> None:
+        """The panel is shown."""
+        self._correct.enter()
+        self._preselectVolume()
+
+    def exit(self) -> None:
+        """The panel is left; a run goes on."""
+        self._correct.exit()
+
+    def setParameters(self, parameters) -> None:
+        """Takes the panel's parameters; None while a scene is closed."""
+        self._parameters = parameters
+        self._resultSection.setParameters(parameters)
+        if parameters is None:
+            self._result = None
+            self._shown = (None, None)
+            self._resultSection.close()
+            self._save.show(None)
+            self._correct.edit(None, None)
+            self._newestVolumeId = None
+        self.update()
+
+    def update(self) -> None:
+        """The parameters, the scene or the worker's state changed."""
+        self._followNodes()
+        self._resultSection.followParameters()
+        problem = self._problem()
+        running = self._run is not None or self._worker.isInstalling
+        ui = self._ui
+        ui.segmentButton.enabled = problem is None and not running
+        ui.segmentButton.toolTip = problem or _("Segments the prostate on the input volume.")
+        ui.cancelButton.visible = ui.progressBar.visible = running
+        ui.inputVolumeSelector.enabled = ui.outputSegmentationSelector.enabled = not running
+        if self._run is None:
+            showWrapped(ui.statusLabel, problem or self._message)
+
+    def segment(self) -> None:
+        """Segments the chosen volume; installs what is missing first, if the user agrees."""
+        self._message = ""
+        self._ui.progressBar.setRange(0, 0)  # moves without saying how far, until the worker says it
+        self._worker.whenReady(self._start, self._fail)
+
+    def _problem(self) -> str | None:
+        """Why the button cannot be pressed."""
+        if self._parameters is None:
+            return _("The scene is being closed.")
+        if self._worker.busyWith:
+            return self._worker.busyWith
+        volume = self._parameters.inputVolume
+        return volumeProblem(volume) or segmentationProblem(self._parameters.outputSegmentation, volume)
+
+    def _start(self) -> None:
+        # Between the click and now packages may have been installed, and the scene changed.
+        if self._run is not None or self._problem() is not None:
+            self.update()
+            return
+        parameters = self._parameters
+        try:
+            self._run = SegmentationRun(
+                self._worker.client,
+                parameters.inputVolume,
+                parameters.outputSegmentation,
+                self._worker.choice.model,
+                self._worker.choice.device,
+                parameters.threshold,
+                parameters.smooth,
+                self._correct.remember,
+                self._showProgress,
+                self._finish,
+                self._fail,
+                self._cancelled,
+            )
+        except UserError as error:
+            self._fail(str(error), error.exit_code)
+            return
+        self._ui.statusLabel.text = _("Starting")
+        self._worker.setBusy(_("A scan is being segmented."))
+
+    def _showProgress(self, fraction: float, sentence: str) -> None:
+        self._ui.progressBar.setRange(0, 100)
+        self._ui.progressBar.value = round(100 * fraction)
+        showWrapped(self._ui.statusLabel, sentence)
+
+    def _cancel(self) -> None:
+        if self._run is not None:
+            self._ui.statusLabel.text = _("Stopping")
+            self._run.cancel()
+        else:
+            self._worker.cancelInstallation()
+
+    def _finish(self, result) -> None:
+        self._run = None
+        self._result = result
+        segment = result.segment
+        empty = result.report["volume_ml"] == 0
+        self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
+        parameters = self._parameters
+        if parameters is not None:
+            parameters.inputVolume = segment.volumeNode
+            parameters.outputSegmentation = segment.segmentationNode
+            if parameters.keepProbability:
+                addProbabilityVolume(result.probability, segment.volumeNode)
+            slicer.util.setSliceViewerLayers(background=segment.volumeNode)
+            segment.show(parameters.show3D)
+            self._shown = (None, None)  # the same nodes, perhaps, with a new mask
+            self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
+        self._worker.setBusy(None)
+
+    def _fail(self, sentence: str, code: int | None) -> None:
+        self._run = None
+        self._message = sentence
+        self._worker.setBusy(None)
+
+    def _cancelled(self) -> None:
+        self._fail(_("Stopped. Nothing was changed."), None)
+
+    def _followNodes(self) -> None:
+        """Points result, editor and save section at the chosen nodes."""
+        if self._parameters is None:
+            return
+        volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
+        nodes = (volume and volume.GetID(), segmentation and segmentation.GetID())
+        if nodes == self._shown:
+            return
+        if volume is not None and nodes[0] != self._shown[0] and self._shown[0] is not None:
+            # Another scan: not into the segmentation of the one before.
+            segmentation = _segmentationOf(volume)
+            self._shown = nodes = (nodes[0], segmentation and segmentation.GetID())
+            self._parameters.outputSegmentation = segmentation
+        self._shown = nodes
+        segment = ProstateSegment.current(segmentation, volume)
+        result = self._result if self._result and segment and self._result.segment == segment else None
+        self._resultSection.show(segment, result)
+        self._save.show(segment)
+        self._correct.edit(segmentation, volume, segment.segmentId if segment else None)
+
+    def _show3D(self, wanted: bool) -> None:
+        segment = self._parameters and ProstateSegment.current(
+            self._parameters.outputSegmentation, self._parameters.inputVolume
+        )
+        if segment:
+            segment.showIn3D(wanted)
+
+    def _preselectVolume(self) -> None:
+        """The newest scan, unless it was there already when the panel was last shown and another one is chosen."""
+        if self._parameters is None or self._run is not None:
+            return
+        newest = newestVolume(slicer.mrmlScene)
+        newestId = newest and newest.GetID()
+        if newest is not None and (self._parameters.inputVolume is None or newestId != self._newestVolumeId):
+            self._parameters.inputVolume = newest
+        self._newestVolumeId = newestId
+
+    def _loadSample(self) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The sample scan could not be loaded."), waitCursor=True):
+            import SampleData
+
+            nodes = SampleData.downloadSamples("MRUSProstate")
+            # With it comes an ultrasound of the same prostate.
+            scan = next((node for node in nodes if "MR" in node.GetName()), nodes[0])
+            if self._parameters is not None:
+                self._parameters.inputVolume = scan
+                slicer.util.setSliceViewerLayers(background=scan, fit=True)
+
+
+def _segmentationOf(volumeNode):
+    """The newest segmentation that was made on a volume; None for none."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    own = [node for node in nodes if node.GetNodeReferenceID(role) == volumeNode.GetID()]
+    return own[-1] if own else None

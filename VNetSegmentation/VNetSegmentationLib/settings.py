@@ -1,0 +1,51 @@
+"""What outlives a scene, in the application's settings: paths, formats, device. Widgets are bound to it."""
+
+import qt
+import slicer
+
+_GROUP = "VNetSegmentation"
+
+
+def setting(name: str, default: str = "") -> str:
+    """A stored text, or the default."""
+    value = slicer.util.settingsValue(f"{_GROUP}/{name}", default)
+    return default if value is None else str(value)
+
+
+def setSetting(name: str, value: str) -> None:
+    """Stores a text."""
+    qt.QSettings().setValue(f"{_GROUP}/{name}", value)
+
+
+def bindText(lineEdit, name: str, default: str) -> None:
+    """A QLineEdit that remembers its text; an emptied one goes back to the default."""
+    lineEdit.text = setting(name, default) or default
+    lineEdit.connect("textChanged(QString)", lambda text: setSetting(name, text))
+
+
+def bindPath(pathLineEdit, name: str, default: str = "") -> None:
+    """A ctkPathLineEdit that remembers its path."""
+    pathLineEdit.currentPath = setting(name, default)
+    pathLineEdit.connect("currentPathChanged(QString)", lambda path: setSetting(name, path))
+
+
+def bindChoice(comboBox, name: str, choices: list[tuple[str, str]]) -> None:
+    """A QComboBox with (text, value) choices that remembers the value, which `chosen` gives."""
+    comboBox.clear()
+    for text, value in choices:
+        comboBox.addItem(text, value)
+    choose(comboBox, setting(name, choices[0][1]))
+    comboBox.connect("currentIndexChanged(int)", lambda index: setSetting(name, comboBox.itemData(index) or ""))
+
+
+def chosen(comboBox) -> str:
+    """The value of the chosen item."""
+    return comboBox.itemData(comboBox.currentIndex)
+
+
+def choose(comboBox, value: str) -> None:
+    """Chooses the item with this value; leaves the choice if there is none."""
+    for index in range(comboBox.count):
+        if comboBox.itemData(index) == value:
+            comboBox.currentIndex = index
+            return

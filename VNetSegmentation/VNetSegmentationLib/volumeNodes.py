@@ -1,0 +1,98 @@
+"""Volume nodes of the scene as images and the other way round. No Qt here.
+
+Images lie in the volume's own coordinates, in LPS: parent transforms are left out. What is made from a volume goes
+under the volume's transform and so to the same place.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+MR_MODALITY = "MR"
+
+
+def volumeProblem(volumeNode) -> str | None:
+    """Why a volume cannot be segmented, in a sentence; None if nothing speaks against it.
+
+    What only the voxels tell, such as a CT, the worker finds.
+    """
+    if volumeNode is None:
+        return _("Load an MR volume of the prostate, or take the sample scan.")
+    if volumeNode.GetImageData() is None or volumeNode.GetImageData().GetNumberOfPoints() == 0:
+        return _("This volume has no voxels. Load it again.")
+    if volumeNode.GetImageData().GetNumberOfScalarComponents() != 1:
+        return _("This volume has several values per voxel. Choose one that is grey-scale.")
+    if min(volumeNode.GetImageData().GetDimensions()) < 3:
+        return _("This volume has fewer than 3 slices. Choose a whole scan.")
+    return None
+
+
+def newestVolume(scene):
+    """The volume that was added last and can be segmented, MR of T2 before others; None if there is none."""
+    volumes = [v for v in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene) if _isCandidate(v)]
+    return max(enumerate(volumes), key=lambda entry: (_looksLikeT2(entry[1]), entry[0]), default=(0, None))[1]
+
+
+def imageFromVolume(volumeNode) -> sitk.Image:
+    """The volume as an image of its own pixel type, 3D, LPS; a copy."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(slicer.util.arrayFromVolume(volumeNode)))
+    ijkToRas = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASDirectionMatrix(ijkToRas)
+    directionRas = slicer.util.arrayFromVTKMatrix(ijkToRas)[:3, :3]
+    rasToLps = np.diag((-1.0, -1.0, 1.0))
+    image.SetSpacing(volumeNode.GetSpacing())
+    image.SetOrigin((rasToLps @ volumeNode.GetOrigin()).tolist())
+    image.SetDirection((rasToLps @ directionRas).ravel().tolist())
+    return image
+
+
+def addProbabilityVolume(probability: sitk.Image, volumeNode):
+    """Adds a scalar volume with the probability, under the scan's transform; returns its node."""
+    name = slicer.mrmlScene.GenerateUniqueName(_("{scan} prostate probability").format(scan=volumeNode.GetName()))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    ijkToRas = vtk.vtkMatrix4x4()
+    # The scan's own matrix, not the image's: equal to the last digit.
+    volumeNode.GetIJKToRASMatrix(ijkToRas)
+    node.SetIJKToRASMatrix(ijkToRas)
+    slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(probability))
+    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if display:
+        display.AutoWindowLevelOff()
+        display.SetWindowLevelMinMax(0.0, 1.0)
+    # So that the next scan that is chosen is not this one.
+    node.SetAttribute(_MADE_HERE, "probability")
+    return node
+
+
+def scanFile(volumeNode) -> Path | None:
+    """The file that the volume came from; None if it came from DICOM slices or another source."""
+    storage = volumeNode.GetStorageNode() if volumeNode is not None else None
+    name = storage.GetFileName() if storage else None
+    # A volume of a scene file points into a temporary folder that is gone.
+    return Path(name) if name and Path(name).is_file() else None
+
+
+_MADE_HERE = "VNetSegmentation.Made"
+
+
+def _isCandidate(volumeNode) -> bool:
+    return (
+        volumeNode.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not volumeNode.GetHideFromEditors()
+        and volumeNode.GetAttribute(_MADE_HERE) is None
+        and volumeProblem(volumeNode) is None
+    )
+
+
+def _looksLikeT2(volumeNode) -> int:
+    """2 for a name of a T2 scan, 0 for one of something else, 1 if the name does not tell."""
+    name = volumeNode.GetName().lower()
+    if any(word in name for word in ("adc", "dwi", "diff", "t1", "dce", "ct")):
+        return 0
+    return 2 if "t2" in name else 1

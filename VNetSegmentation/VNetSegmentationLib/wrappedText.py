@@ -1,0 +1,10 @@
+"""Texts of several lines in a panel that has little room."""
+
+
+def showWrapped(label, text: str) -> None:
+    """Shows a text in a label that wraps its lines, all of it.
+
+    A form layout that is short of room gives such a label the height of its first line only.
+    """
+    label.text = text
+    label.minimumHeight = label.heightForWidth(label.width) if text else 0
