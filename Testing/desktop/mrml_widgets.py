@@ -7,7 +7,6 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
-
 _EFFECTS = (
     "Threshold",
     "Paint",

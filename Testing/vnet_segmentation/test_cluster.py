@@ -237,6 +237,6 @@ def test_killed_workers_lose_nothing_and_a_case_that_kills_them_is_a_failed_row(
     assert {path.name for path in output.glob("*_prostate.nii.gz")} == {
         f"{name}_prostate.nii.gz" for name in ("a", "b", "unlucky", "z")
     }
-    # Two tries among the others, two alone.
-    assert (scans / "kills.tries").read_text() == "xxxx"
+    # Two tries alone; before, two among the others, or one, if it waited behind the unlucky one and died of that, too.
+    assert (scans / "kills.tries").read_text() in ("xxx", "xxxx")
     assert len((scans / "unlucky.tries").read_text()) >= 2

@@ -188,6 +188,8 @@ class DependencyInstaller:
 
     def _onProcessFinished(self, exitCode, exitStatus) -> None:
         self._read()
+        self._show(self._rest.decode("utf-8", "replace"))
+        self._rest = b""
         if self._cancelled:
             self._end(_("The installation was stopped."))
         elif exitCode == 0 and self._commands:

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
 import slicer
 
-from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.mask_files import write_scan
 from VNetSegmentationLib.dependencies import RUN_MODULE, installationAdvice, missingPackages
-from VNetSegmentationLib.volumeNodes import imageFromVolume, volumeProblem
+from VNetSegmentationLib.volumeNodes import imageFromVolume, scanVolumes, volumeProblem
 
 SCENE_SUFFIXES = (".mrb", ".mrml")
 
@@ -119,7 +118,7 @@ def _exportScenes(scenes: Sequence[Path], output: Path, overwrite: bool) -> tupl
         except RuntimeError as error:
             failures.append(f"{scene} cannot be read as a scene. {error}")
             continue
-        volumes = _scanVolumes()
+        volumes = scanVolumes(slicer.mrmlScene)
         if not volumes:
             failures.append(f"{scene} holds no scan.")
         for volume, name in zip(volumes, _fileNames(volumes), strict=True):
@@ -130,8 +129,7 @@ def _exportScenes(scenes: Sequence[Path], output: Path, overwrite: bool) -> tupl
             file = folder / name
             files.append(file)
             if overwrite or not _isNewer(file, scene):
-                with atomic_path(file) as temporary:
-                    sitk.WriteImage(imageFromVolume(volume), str(temporary), useCompression=True)
+                write_scan(imageFromVolume(volume), file)
     slicer.mrmlScene.Clear(0)
     return files, failures
 
@@ -144,17 +142,6 @@ def _sceneFolders(scenes: Sequence[Path], output: Path) -> list[Path]:
     stems = Counter(scene.with_suffix("") for scene in scenes)
     unique = [scene if stems[scene.with_suffix("")] > 1 else scene.with_suffix("") for scene in scenes]
     return [output / path.relative_to(common) for path in unique]
-
-
-def _scanVolumes() -> list:
-    # Not of a derived class: label maps and colour pictures are no scans. Nor is what this module has made.
-    return [
-        node
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and not node.GetHideFromEditors()
-        and node.GetAttribute("VNetSegmentation.Made") is None
-    ]
 
 
 def _fileNames(volumes: Sequence) -> list[str]:

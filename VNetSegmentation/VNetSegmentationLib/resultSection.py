@@ -33,7 +33,7 @@ class ResultSection:
         self._measurements = None
         self._edited = False
         self._written = None  # threshold and smoothing that the mask was made with
-        self._observed = None
+        self._observed = []
         self._follow = _singleShotTimer(_FOLLOW_MS, self._rewrite)
         self._measure = _singleShotTimer(_MEASURE_MS, self._readSegment)
         ui.discardCorrectionsButton.connect("clicked()", self._discardCorrections)
@@ -57,8 +57,11 @@ class ResultSection:
         self._readSegment()
         if segment is not None and segment.exists:
             segmentation = segment.segmentationNode.GetSegmentation()
-            event = slicer.vtkSegmentation.SourceRepresentationModified
-            self._observed = (segmentation, segmentation.AddObserver(event, lambda *_arguments: self._measure.start()))
+            # Strokes come as the first of these, undo as the second.
+            events = slicer.vtkSegmentation
+            for event in (events.SourceRepresentationModified, events.SegmentModified, events.SegmentRemoved):
+                tag = segmentation.AddObserver(event, lambda *_arguments: _startOnce(self._measure))
+                self._observed.append((segmentation, tag))
 
     def close(self) -> None:
         """Stops observing and waiting."""
@@ -68,7 +71,7 @@ class ResultSection:
         """Threshold, smoothing or PSA may have changed."""
         self._showPsaDensity()
         if self._result is not None and not self._edited and self._wish() != self._written:
-            self._follow.start()
+            _startOnce(self._follow)
 
     def _wish(self) -> tuple[float, bool] | None:
         return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
@@ -132,10 +135,9 @@ class ResultSection:
         return self._measurements
 
     def _unobserve(self) -> None:
-        if self._observed is not None:
-            segmentation, tag = self._observed
+        for segmentation, tag in self._observed:
             segmentation.RemoveObserver(tag)
-            self._observed = None
+        self._observed = []
 
 
 def _singleShotTimer(milliseconds: int, function):
@@ -144,3 +146,9 @@ def _singleShotTimer(milliseconds: int, function):
     timer.setInterval(milliseconds)
     timer.connect("timeout()", function)
     return timer
+
+
+def _startOnce(timer) -> None:
+    """Not anew where it runs: what comes faster than the timer must not hold it up."""
+    if not timer.active:
+        timer.start()

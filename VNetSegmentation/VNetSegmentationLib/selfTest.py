@@ -8,8 +8,8 @@ import vtk
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 
-_LEAST_DICE = 0.7
-"""The bundled model has 0.83 on this phantom; what lies below is no rounding of another processor."""
+_LEAST_DICE = 0.8
+"""The bundled model has 0.92 on this phantom; what lies below is no rounding of another processor."""
 
 
 def segmentPhantom(logic) -> float:
@@ -18,8 +18,8 @@ def segmentPhantom(logic) -> float:
     Raises:
         AssertionError: it is too low.
     """
-    scan, truth = make_phantom(1, PhantomGrid(size=(192, 192, 24), spacing_mm=(0.9, 0.9, 3.3)))
-    volumeNode = _addVolume(scan, "VNetSegmentation self test")
+    scan, truth = make_phantom(5, PhantomGrid(size=(128, 128, 24), spacing_mm=(1.0, 1.0, 3.3)))
+    volumeNode = addVolume(scan, "VNetSegmentation self test")
     segmentationNode, report = logic.segment(volumeNode)
     mask = sitk.GetArrayFromImage(ProstateSegment.find(segmentationNode, volumeNode).read())
     reference = sitk.GetArrayFromImage(truth)
@@ -28,7 +28,7 @@ def segmentPhantom(logic) -> float:
     return dice
 
 
-def _addVolume(image: sitk.Image, name: str):
+def addVolume(image: sitk.Image, name: str):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     lpsToRas = np.diag((-1.0, -1.0, 1.0, 1.0))
     ijkToLps = np.eye(4)

@@ -12,7 +12,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-MR_MODALITY = "MR"
+_MADE_HERE = "VNetSegmentation.Made"
+"""Node attribute of volumes that are results."""
 
 
 def volumeProblem(volumeNode) -> str | None:
@@ -31,9 +32,20 @@ def volumeProblem(volumeNode) -> str | None:
     return None
 
 
+def scanVolumes(scene) -> list:
+    """The volumes that may be scans, in the scene's order: no label maps, no colour pictures, nothing made here."""
+    return [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and node.GetAttribute(_MADE_HERE) is None
+    ]
+
+
 def newestVolume(scene):
     """The volume that was added last and can be segmented, MR of T2 before others; None if there is none."""
-    volumes = [v for v in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene) if _isCandidate(v)]
+    volumes = [volume for volume in scanVolumes(scene) if volumeProblem(volume) is None]
     return max(enumerate(volumes), key=lambda entry: (_looksLikeT2(entry[1]), entry[0]), default=(0, None))[1]
 
 
@@ -76,18 +88,6 @@ def scanFile(volumeNode) -> Path | None:
     name = storage.GetFileName() if storage else None
     # A volume of a scene file points into a temporary folder that is gone.
     return Path(name) if name and Path(name).is_file() else None
-
-
-_MADE_HERE = "VNetSegmentation.Made"
-
-
-def _isCandidate(volumeNode) -> bool:
-    return (
-        volumeNode.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and not volumeNode.GetHideFromEditors()
-        and volumeNode.GetAttribute(_MADE_HERE) is None
-        and volumeProblem(volumeNode) is None
-    )
 
 
 def _looksLikeT2(volumeNode) -> int:

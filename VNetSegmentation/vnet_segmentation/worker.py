@@ -124,8 +124,6 @@ def main(arguments: Sequence[str]) -> int:
     worker = Worker(output)
     # At once, so that the process can be killed while torch is being loaded; a launcher's own id would not do.
     worker.send("started", pid=os.getpid(), version=vnet_segmentation.__version__, python=platform.python_version())
-    reader = threading.Thread(target=_read, args=(worker,), daemon=True)
-    reader.start()
     try:
         from vnet_segmentation.worker_commands import commands
     except ModuleNotFoundError as error:
@@ -144,6 +142,8 @@ def main(arguments: Sequence[str]) -> int:
             message=f"PyTorch is installed but does not load ({error}). Install it again.",
         )
         return ExitCode.MISSING_DEPENDENCY
+    # Not before torch and numpy are there: on Windows their import hangs while a thread waits for standard input.
+    threading.Thread(target=_read, args=(worker,), daemon=True).start()
     worker.serve(commands(), options.idle_minutes * 60)
     return ExitCode.OK
 
