@@ -12,7 +12,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-_TUTORIAL = "https://github.com/VNetSegmentation/SlicerVNetSegmentation#readme"
+_TUTORIAL = "https://github.com/VNetSegmentation/SlicerVNetSegmentation/blob/main/Docs/tutorial.md"
 
 
 class VNetSegmentation(ScriptedLoadableModule):

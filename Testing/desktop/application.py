@@ -77,7 +77,7 @@ def install() -> None:
 
     util.install()
     _install_module("qt", __getattr__=qt_class)
-    _install_module("ctk", __getattr__=lambda name: QtClass(getattr(ctk_widgets, name)))
+    _install_module("ctk", **{name: QtClass(cls) for name, cls in vars(ctk_widgets).items() if name.startswith("ctk")})
     for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSegmentEditorWidget"):
         setattr(slicer, name, QtClass(getattr(mrml_widgets, name)))
     translation = _install_module("slicer.i18n", tr=lambda text: text, translate=lambda context, text: text)

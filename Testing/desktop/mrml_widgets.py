@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shiboken6
 import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
@@ -108,6 +109,9 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         return self._scene.GetNodeByID(node_id) if node_id else None
 
     def _refresh(self):
+        if not shiboken6.isValid(self):
+            # The widget is gone, and its observers are not.
+            return
         nodes = self._nodes()
         for tag_node, tag in self._node_tags.values():
             tag_node.RemoveObserver(tag)

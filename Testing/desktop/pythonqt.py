@@ -139,14 +139,14 @@ class Signal:
         def relay(*arguments: Any) -> None:
             function(*(wrap(argument) for argument in arguments[:n_arguments]))
 
-        signal = getattr(self._owner, self._name)
-        # PySide6 looks at the number of parameters; QAbstractButton.clicked and others have an optional one.
-        if self._name in ("clicked", "triggered", "toggled", "pressed", "released") and n_arguments == 0:
-            signal.connect(lambda *_: function())
-            relay = None
-        else:
-            signal.connect(relay)
-        Signal._connections[id(self._owner), self._name, function] = relay
+        def relay_one(argument: Any) -> None:
+            function(wrap(argument))
+
+        # PySide6 asks a slot how many parameters it takes, and gives one that takes any number none of the optional
+        # one that QAbstractButton.clicked has.
+        chosen = relay_one if n_arguments == 1 else relay
+        getattr(self._owner, self._name).connect(chosen)
+        Signal._connections[id(self._owner), self._name, function] = chosen
         return True
 
     def disconnect(self, function: Any = None) -> bool:
@@ -193,6 +193,8 @@ class QtClass:
 
 def qt_class(name: str) -> Any:
     """The class of a name in any of Qt's modules."""
+    if name.startswith("_"):
+        raise AttributeError(name)
     for module in _MODULES:
         if hasattr(module, name):
             found = getattr(module, name)
