@@ -40,7 +40,6 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
 
     def setup(self):
         from VNetSegmentationLib.dependencies import DependencyInstaller
-
         from VNetSegmentationLib.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
