@@ -74,6 +74,13 @@ class Desktop:
 
         assert unwrap(widget).grab().save(str(path))
 
+    def screenshots(self, folder: Path, name: str) -> None:
+        """Writes a picture of each open panel."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run_for(0.2)
+        for number, (widget, _) in enumerate(self._panels):
+            self.screenshot(widget.ui.tabs, folder / f"{name}{f'-{number}' if number else ''}.png".replace("/", "_"))
+
     def close(self) -> None:
         """Ends the panels as the application does when it ends."""
         import slicer
@@ -92,8 +99,8 @@ class Desktop:
 
 
 @pytest.fixture
-def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
-    """Slicer's desktop, empty."""
+def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desktop]:
+    """Slicer's desktop, empty. With `--screenshots DIR` there is a picture of how each test leaves the panel."""
     from desktop import install
 
     install()
@@ -107,6 +114,9 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop
     desktop = Desktop()
     desktop.close()
     yield desktop
+    folder = request.config.getoption("--screenshots")
+    if folder:
+        desktop.screenshots(Path(folder), request.node.name)
     desktop.close()
 
 

@@ -50,12 +50,8 @@ def runText(report: dict | None) -> str:
     """Time, device and why that device."""
     if report is None:
         return ""
-    return _("{seconds:.1f} s on {device} in {precision}, model {model}. {reason}").format(
-        seconds=report["seconds"]["total"],
-        device=report["device"]["name"],
-        precision=report["device"]["precision"],
-        model=report["model"]["name"],
-        reason=report["device"]["reason"],
+    return _("{seconds:.1f} s on {device}. {reason}").format(
+        seconds=report["seconds"]["total"], device=report["device"]["name"], reason=report["device"]["reason"]
     )
 
 
@@ -70,7 +66,9 @@ def wholeText(scan: str, measurements: Measurements, psa: float, report: dict | 
         lines.append(_("PSA {psa:g} ng/ml, {text}").format(psa=psa, text=psaDensityText(psa, measurements)))
     if report is not None:
         lines.append(_("Confidence of the automatic mask: {text}").format(text=confidenceText(report)))
-        lines.append(_("Computed: {text}").format(text=runText(report)))
+        lines.append(
+            _("Computed with model {model}: {text}").format(model=report["model"]["name"], text=runText(report))
+        )
         lines += report["warnings"]
     if edited:
         lines.append(_("The mask was corrected by hand."))
