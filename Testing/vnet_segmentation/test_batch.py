@@ -212,6 +212,19 @@ def test_files_folders_and_dicom_folders_have_the_masks_of_their_common_folder(t
     assert masks([two_sites / "south" / "a.nrrd"], output) == {"a.nrrd": "a_prostate.nii.gz"}
 
 
+def test_a_scan_in_the_output_folder_has_its_mask_beside_it(two_sites, tmp_path):
+    """As the scans of a Slicer scene, which are written there first; the others' names do not change by it."""
+    output = tmp_path / "masks"
+    (output / "scene").mkdir(parents=True)
+    (output / "scene" / "t2.nrrd").write_bytes(bytes(10))
+    assert masks([two_sites, output / "scene" / "t2.nrrd"], output) == {
+        "north/a.nrrd": "north/a_prostate.nii.gz",
+        "south/P1": "south/P1_prostate.nii.gz",
+        "south/a.nrrd": "south/a_prostate.nii.gz",
+        "scene/t2.nrrd": "scene/t2_prostate.nii.gz",
+    }
+
+
 def test_a_scan_that_is_given_twice_is_one_case(two_sites, tmp_path, monkeypatch):
     monkeypatch.chdir(two_sites)
     inputs = [two_sites / "north", Path("north/a.nrrd"), Path("south/../north")]

@@ -117,7 +117,8 @@ def run_batch(
 
     A scan that fails is named with its reason and does not stop the rest. `results.csv` and `results.json` in the
     output folder have every scan that is finished. Masks go into the output folder, in sub-folders as the scans are in
-    below the folder that all inputs have in common: the same inputs always give the same names.
+    below the folder that all inputs have in common: the same inputs always give the same names. The mask of a scan that
+    lies in the output folder itself lies beside it.
 
     Args:
         inputs: scan files, DICOM folders, and folders that are searched with their sub-folders.
@@ -288,7 +289,7 @@ def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOption
     inputs = [Path(os.path.abspath(path)) for path in inputs]
     output_folder = Path(os.path.abspath(output_folder))
     scans = sorted({scan for path in inputs for scan in (find_scans(path) if path.is_dir() else [path])})
-    names = _names_below_common_folder(inputs, scans)
+    names = _names(inputs, scans, output_folder)
     # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
     bases = _mask_bases(names)
     cases = [
@@ -365,14 +366,17 @@ def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
     return BatchRow(case.name, case.scan, "skipped", case.outputs.mask, report, "had a mask already")
 
 
-def _names_below_common_folder(inputs: Sequence[Path], scans: Sequence[Path]) -> list[Path]:
+def _names(inputs: Sequence[Path], scans: Sequence[Path], output_folder: Path) -> list[Path]:
+    """Below the inputs' common folder; of a scan in the output folder below that: its mask lies beside it."""
+    inside = {scan for scan in scans if scan.is_relative_to(output_folder)}
+    outside = [path for path in inputs if not path.is_relative_to(output_folder)]
     try:
-        common = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in inputs]))
+        common = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in outside or inputs]))
     except ValueError as error:
         raise UserError("The inputs are on different drives. Run a batch for each drive.", ExitCode.USAGE) from error
     # A folder of DICOM slices may be an input itself.
     root = common.parent if common in scans else common
-    return [scan.relative_to(root) for scan in scans]
+    return [scan.relative_to(output_folder if scan in inside else root) for scan in scans]
 
 
 def _mask_bases(names: Sequence[Path]) -> list[Path]:
