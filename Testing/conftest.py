@@ -11,10 +11,6 @@ import torch
 pytest_plugins = ["desktop.fixtures"]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="DIR", help="write a picture of the panel after each test that opens it")
-
-
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

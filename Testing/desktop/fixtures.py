@@ -16,6 +16,10 @@ import pytest
 MODULE = Path(__file__).resolve().parents[2] / "VNetSegmentation" / "VNetSegmentation.py"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIR", help="write a picture of the panel after each test that opens it")
+
+
 class Desktop:
     """What a test does with the application."""
 
