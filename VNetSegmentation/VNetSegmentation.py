@@ -22,7 +22,7 @@ class VNetSegmentation(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("V-Net Prostate Segmentation")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        parent.dependencies = ["Segmentations", "SegmentEditor", "Volumes"]
+        parent.dependencies = ["Segmentations", "Volumes"]
         parent.contributors = ["VNetSegmentation contributors"]
         parent.helpText = _(
             "Segments the prostate on T2-weighted MR with a V-Net that comes with the module: choose the volume, press "

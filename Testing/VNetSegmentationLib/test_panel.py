@@ -461,6 +461,20 @@ def test_a_scene_that_is_closed_midway_takes_the_result_with_it(panel, add_scan,
     assert panel.segment_ids == ["Prostate"]
 
 
+def test_a_result_that_cannot_be_shown_is_a_sentence_and_the_next_click_works(panel, add_scan, monkeypatch):
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    def fail(*_):
+        raise RuntimeError("Importing of segment failed.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ProstateSegment, "write", fail)
+        panel.segment(add_scan())
+    assert "Importing of segment failed" in panel.ui.statusLabel.text
+    panel.segment()
+    assert panel.ui.statusLabel.text.startswith("Done")
+
+
 def test_a_volume_that_is_deleted_midway_is_a_sentence(panel, add_scan, desktop):
     import slicer
 
@@ -637,6 +651,17 @@ def test_a_script_gets_an_exception_with_the_sentence(desktop, add_scan):
         logic.segment(add_scan(), model="missing")
     assert caught.value.exit_code == ExitCode.BAD_MODEL
     logic.client.stop()
+
+
+def test_the_self_test_says_what_is_missing(desktop, monkeypatch):
+    import unittest
+
+    import VNetSegmentation
+    from VNetSegmentationLib import selfTest
+
+    monkeypatch.setattr(selfTest, "missingPackages", lambda path: ["torch"])
+    with pytest.raises(unittest.SkipTest, match="torch"):
+        VNetSegmentation.VNetSegmentationTest().runTest()
 
 
 def test_the_self_test_segments(desktop):

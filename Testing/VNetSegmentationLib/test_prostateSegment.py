@@ -236,3 +236,41 @@ def test_showing_brings_the_slices_to_the_middle(written):
     assert abs((np.array(centre) - matrix[:3, 3]) @ matrix[:3, 2]) < 1e-3
     segment.showIn3D(False)
     assert not display.GetSegmentVisibility3D(segment.segmentId)
+
+
+def test_a_segmentation_of_another_scan_keeps_its_segments_and_takes_the_mask_exactly(add_volume, ball, as_image):
+    """Two scans of one patient in one segmentation: their grids have nothing in common."""
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    first, second = add_volume("sagittal", spacing_mm=(1.1, 0.9, 2.0), tilt_degrees=70.0), add_volume("axial")
+    segmentation = addSegmentation(first)
+    lesion = segmentation.GetSegmentation().AddEmptySegment("Lesion", "Lesion")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(ball(radius=3), segmentation, lesion, first)
+    segment = ProstateSegment.prepare(segmentation, second)
+    segment.write(as_image(ball(), second))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(segment.read()), ball())
+    np.testing.assert_array_equal(_voxels(segmentation, lesion, first), ball(radius=3))
+
+
+def test_surfaces_of_the_user_are_not_turned_into_voxels(written, add_volume):
+    from VNetSegmentationLib.prostateSegment import segmentationProblem
+
+    volume, segmentation, _ = written
+    segmentation.CreateClosedSurfaceRepresentation()
+    assert segmentationProblem(segmentation, volume) is None
+    segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    assert "surfaces" in segmentationProblem(segmentation, volume)
+
+
+def test_reading_and_writing_leave_no_nodes_behind(written, as_image, ball):
+    import slicer
+
+    volume, _, segment = written
+    segment.read()  # the first time the scene gets a table of colours
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    for radius in (3, 4, 5):
+        segment.write(as_image(ball(radius=radius), volume))
+        segment.read()
+    assert slicer.mrmlScene.GetNumberOfNodes() == before

@@ -51,12 +51,26 @@ def test_the_same_scan_again_replaces_its_mask(tmp_path):
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(second.mask))).sum() == 6 * 20 * 16
 
 
-def test_other_voxels_or_another_place_are_another_case(tmp_path):
-    scan, moved = _scan(), _scan()
+def test_a_scan_from_the_folder_from_nifti_or_moved_is_the_same_case(tmp_path):
+    """Else one patient could be in training and validation both."""
+    scan = _scan()
+    first = add_case(tmp_path / "cases", scan, _mask(scan))
+    sitk.WriteImage(sitk.Cast(scan, sitk.sitkFloat32), str(tmp_path / "scan.nii.gz"))
+    moved = _scan()
     moved.SetOrigin((0.0, 0.0, 0.0))
-    names = {add_case(tmp_path, s, _mask(s)).name for s in (scan, moved, _scan(seed=1))}
-    assert len(names) == 3
-    assert len(find_cases(tmp_path)) == 3
+    for again in (sitk.ReadImage(str(first.image)), sitk.ReadImage(str(tmp_path / "scan.nii.gz")), moved):
+        added = add_case(tmp_path / "cases", again, _mask(again))
+        assert (added.name, added.replaced) == (first.name, True)
+    cases = find_cases(tmp_path / "cases")
+    assert len(cases) == 1
+    assert check_cases(cases) == []
+    assert sitk.ReadImage(str(first.image)).GetOrigin() == (0.0, 0.0, 0.0)
+
+
+def test_other_voxels_are_another_case(tmp_path):
+    names = {add_case(tmp_path, s, _mask(s)).name for s in (_scan(), _scan(seed=1))}
+    assert len(names) == 2
+    assert len(find_cases(tmp_path)) == 2
 
 
 def test_nothing_of_the_header_gets_into_the_folder(tmp_path):
@@ -73,10 +87,9 @@ def test_nothing_of_the_header_gets_into_the_folder(tmp_path):
 
 
 def test_an_interrupted_addition_is_repaired_by_the_next(tmp_path):
-    scan, other = _scan(), _scan(seed=1)
-    add_case(tmp_path, other, _mask(other))
+    scan = _scan()
     added = add_case(tmp_path, scan, _mask(scan))
-    added.mask.unlink()
+    added.image.unlink()  # it is written last
     assert check_cases(find_cases(tmp_path)) != []
     add_case(tmp_path, scan, _mask(scan))
     assert check_cases(find_cases(tmp_path)) == []
@@ -86,6 +99,10 @@ def test_what_cannot_be_learnt_from_is_refused_and_leaves_nothing(tmp_path):
     scan = _scan()
     with pytest.raises(UserError, match="empty"):
         add_case(tmp_path, scan, _mask(scan, depth=0))
+    with pytest.raises(UserError, match="whole scan"):
+        add_case(tmp_path, scan, _mask(scan) * 0 + 1)
+    with pytest.raises(UserError, match="The scan"):
+        add_case(tmp_path, scan * 0, _mask(scan))
     other = _mask(scan)
     other.SetOrigin((50.0, 0.0, 0.0))
     with pytest.raises(UserError, match="The mask"):

@@ -48,9 +48,11 @@ class PanelWorker:
         """Starts the worker and loads the model in the background, so that a click finds both there."""
         if self.client.isRunning or self.busyWith or missingPackages(self._requirements):
             return
-        self.client.submit(
-            Job("describe", onResult=self.choice.show, onError=lambda sentence, code: self.log(sentence))
-        )
+        self.client.submit(Job("describe", onResult=self._described, onError=lambda sentence, code: self.log(sentence)))
+
+    def _described(self, description: dict) -> None:
+        # Only now is it known whether the model that was chosen last time is still there.
+        self.choice.show(description)
         fields = {"model": self.choice.model, "device": self.choice.device}
         self.client.submit(Job("load", fields, onError=lambda sentence, code: self.log(sentence)))
 

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ def segmentationProblem(segmentationNode, volumeNode) -> str | None:
             "Volume and segmentation are under different transforms. Put both under the same one, or choose a new "
             "segmentation."
         )
+    segmentation = segmentationNode.GetSegmentation()
+    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _LABELMAP:
+        # Slicer would turn the user's surfaces into voxels to take a mask in.
+        return _("The segments of this segmentation are surfaces. Choose a new segmentation.")
     return None
 
 
@@ -145,7 +150,8 @@ class ProstateSegment:
         voxels = sitk.GetArrayFromImage(mask).astype(np.uint8)
         node = self.segmentationNode
         hadSurface = node.GetSegmentation().ContainsRepresentation(_SURFACE)
-        slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, node, self.segmentId, self.volumeNode)
+        with _noLeftovers():
+            slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, node, self.segmentId, self.volumeNode)
         if hadSurface:
             node.CreateClosedSurfaceRepresentation()
         self._segment().SetTag(AUTOMATIC_TAG, _checksum(voxels))
@@ -190,7 +196,8 @@ class ProstateSegment:
 
     def _voxels(self) -> np.ndarray:
         """(k, j, i), uint8."""
-        array = slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentationNode, self.segmentId, self.volumeNode)
+        with _noLeftovers():
+            array = slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentationNode, self.segmentId, self.volumeNode)
         return (array != 0).astype(np.uint8)
 
 
@@ -206,7 +213,20 @@ def addSegmentation(volumeNode):
     return node
 
 
-_SURFACE = "Closed surface"
+_LABELMAP, _SURFACE = "Binary labelmap", "Closed surface"
+
+
+@contextmanager
+def _noLeftovers():
+    """Removes the display nodes that slicer.util leaves behind with each temporary label map."""
+    kind = "vtkMRMLLabelMapVolumeDisplayNode"
+    before = {node.GetID() for node in slicer.util.getNodesByClass(kind)}
+    try:
+        yield
+    finally:
+        for node in slicer.util.getNodesByClass(kind):
+            if node.GetID() not in before:
+                slicer.mrmlScene.RemoveNode(node)
 
 
 def _tag(segment, name: str) -> str | None:

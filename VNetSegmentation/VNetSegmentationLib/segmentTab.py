@@ -131,20 +131,24 @@ class SegmentTab:
     def _finish(self, result) -> None:
         self._run = None
         self._result = result
-        segment = result.segment
         empty = result.report["volume_ml"] == 0
         self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
-        parameters = self._parameters
-        if parameters is not None:
-            parameters.inputVolume = segment.volumeNode
-            parameters.outputSegmentation = segment.segmentationNode
-            if parameters.keepProbability:
-                addProbabilityVolume(result.probability, segment.volumeNode)
-            slicer.util.setSliceViewerLayers(background=segment.volumeNode)
-            segment.show(parameters.show3D)
-            self._shown = (None, None)  # the same nodes, perhaps, with a new mask
-            self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
+        # Whatever happens while it is shown, the next click is possible.
         self._worker.setBusy(None)
+        if self._parameters is not None:
+            self._show(result)
+        self.update()
+
+    def _show(self, result) -> None:
+        parameters, segment = self._parameters, result.segment
+        parameters.inputVolume = segment.volumeNode
+        parameters.outputSegmentation = segment.segmentationNode
+        if parameters.keepProbability:
+            addProbabilityVolume(result.probability, segment.volumeNode)
+        slicer.util.setSliceViewerLayers(background=segment.volumeNode)
+        segment.show(parameters.show3D)
+        self._shown = (None, None)  # the same nodes, perhaps, with a new mask
+        self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
 
     def _fail(self, sentence: str, code: int | None) -> None:
         self._run = None

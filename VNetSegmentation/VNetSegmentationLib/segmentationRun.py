@@ -1,5 +1,6 @@
 """One segmentation, from a volume node to a segment, by way of the worker. No Qt here."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -86,6 +87,11 @@ class SegmentationRun:
             result = self._writeResult(answer)
         except UserError as error:
             self._onError(str(error), error.exit_code)
+            return
+        except Exception as error:
+            # Nobody above would hear of it: this is called from Qt's event loop.
+            logging.exception("The result could not be shown")
+            self._onError(_("The result could not be shown: {error}").format(error=error), None)
             return
         finally:
             self._removeFolder()
