@@ -214,8 +214,14 @@ def test_killed_workers_lose_nothing_and_a_case_that_kills_them_is_a_failed_row(
     (tmp_path / "dying.py").write_text(_DYING)
     seen = []
     with (
-        # A case may die twice, not four times, before it is known for it: each time costs a start.
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(
+            {
+                # A case may die twice, not four times, before it is known for it: each time costs a start.
+                "distributed.scheduler.allowed-failures": 1,
+                # A busy machine takes its time to start a process again; a local cluster gives up after 15 s.
+                "distributed.deploy.lost-worker-timeout": "10 minutes",
+            }
+        ),
         local_cluster(n_workers=2, threads_per_worker=1, preload=[str(tmp_path / "dying.py")]) as made,
     ):
         rows = run_batch_on_cluster(

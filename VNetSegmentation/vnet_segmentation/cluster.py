@@ -11,7 +11,6 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,8 @@ from vnet_segmentation.scan_job import segment_file
 from vnet_segmentation.segmenter import ProgressCallback, Segmenter
 
 try:
-    from distributed import Client, Future, KilledWorker, as_completed, get_worker
+    from distributed import Client, Future, KilledWorker, get_worker
+    from distributed import TimeoutError as NotYet
 except ImportError as missing:
     raise UserError(
         'The Python package dask is missing. Install it: pip install "vnet-segmentation[cluster]"',
@@ -33,6 +33,7 @@ except ImportError as missing:
 
 CONNECT_S = 10
 _POLL_S = 0.2
+_FETCH_S = 2
 
 _one_case_at_a_time = threading.Lock()
 """In this process: each takes all the threads, or the GPU, that the process has."""
@@ -106,19 +107,26 @@ def _segment_all(
         _segment_case, cases, choice=choice, key=[(group, number) for number in range(len(cases))], pure=False
     )
     pending: dict[Future, Case] = dict(zip(futures, cases, strict=True))
-    # Only `pending` holds them: a result that has arrived is not computed again if its worker dies.
+    # Only `pending` holds them: a row that has arrived is not computed again if its worker dies.
     del futures
-    arriving = as_completed(pending, with_results=True)
     killers = []
     try:
         while pending:
             _show_progress(client, run, progress)
-            arrived = [(pending.pop(future), result) for future, result in arriving.next_batch(block=False)]
-            if not arrived:
+            rows = []
+            for future in [future for future in pending if future.done()]:
+                try:
+                    rows.append(_fetch(future))
+                except KilledWorker:
+                    killers.append(pending[future])
+                except NotYet:
+                    # Its worker died before it gave the row away: another one computes it.
+                    continue
+                del pending[future]
+            if rows:
+                run.settle(rows)
+            else:
                 time.sleep(_POLL_S)
-                continue
-            run.settle([result for _, result in arrived if isinstance(result, BatchRow)])
-            killers += [case for case, result in arrived if not isinstance(result, BatchRow) and _is_killer(result)]
     finally:
         client.cancel(list(pending))
     return killers
@@ -133,26 +141,29 @@ def _show_progress(client: Client, run: BatchRun, progress: ProgressCallback) ->
     progress(n_finished / run.total, f"{n_finished} of {run.total} scans, {n_workers} Dask workers")
 
 
-def _is_killer(result: Any) -> bool:
-    """Whether a case has no row because it died with several workers.
+def _fetch(future: Future) -> BatchRow:
+    """The row of a case.
 
     Raises:
-        UserError: it has none for another reason, which all cases share.
+        KilledWorker: several workers died with the case.
+        NotYet: the row is not there any more, or the network is slow.
+        UserError: what other cases will not be spared either.
     """
-    error = result[1] if isinstance(result, tuple) else result
-    if isinstance(error, KilledWorker):
-        return True
-    if isinstance(error, CancelledError):
+    try:
+        row: BatchRow = future.result(timeout=_FETCH_S)
+        return row
+    except (UserError, KilledWorker, NotYet):
+        raise
+    except CancelledError as error:
         raise _gone() from error
-    if isinstance(error, UserError):
-        raise error
-    # The function that a worker calls keeps a case's own errors: this one is of the call itself.
-    first_line = str(error).partition("\n")[0]
-    raise UserError(
-        f"The cluster cannot run vnet_segmentation ({type(error).__name__}: {first_line}). "
-        f"Install the same versions of it and of Dask on the scheduler and on all workers.",
-        ExitCode.MISSING_DEPENDENCY,
-    ) from error
+    except Exception as error:
+        # The function that a worker calls keeps a case's own errors: this one is of the call itself.
+        first_line = str(error).partition("\n")[0]
+        raise UserError(
+            f"The cluster cannot run vnet_segmentation ({type(error).__name__}: {first_line}). "
+            f"Install the same versions of it and of Dask on the scheduler and on all workers.",
+            ExitCode.MISSING_DEPENDENCY,
+        ) from error
 
 
 def _gone() -> UserError:
