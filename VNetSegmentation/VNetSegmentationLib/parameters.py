@@ -12,6 +12,7 @@ class PanelParameters:
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     outputSegmentation: slicer.vtkMRMLSegmentationNode
+    referenceSegmentation: slicer.vtkMRMLSegmentationNode
     threshold: Annotated[float, WithinRange(0.05, 0.95)] = 0.5
     smooth: bool = False
     keepProbability: bool = False

@@ -130,6 +130,10 @@ class ProstateSegment:
             and node.GetSegmentation().GetSegment(self.segmentId) is not None
         )
 
+    def isIn(self, segmentationNode, segmentId: str) -> bool:
+        """Whether it is this segment of this segmentation."""
+        return (segmentationNode.GetID(), segmentId) == (self._segmentationId, self.segmentId)
+
     @property
     def name(self) -> str:
         return self._segment().GetName()

@@ -3,6 +3,7 @@
 from slicer.i18n import tr as _
 
 from vnet_segmentation.measurements import Measurements
+from vnet_segmentation.metrics import Comparison
 
 _LEVELS = {"high": _("high"), "medium": _("medium"), "low": _("low")}
 
@@ -52,6 +53,22 @@ def runText(report: dict | None) -> str:
         return ""
     return _("{seconds:.1f} s on {device}. {reason}").format(
         seconds=report["seconds"]["total"], device=report["device"]["name"], reason=report["device"]["reason"]
+    )
+
+
+def comparisonText(comparison: Comparison) -> str:
+    """Agreement with a reference, over the whole gland and its ends."""
+    whole = comparison.whole
+    return _(
+        "Dice {dice:.3f} (base {base:.3f}, apex {apex:.3f}), HD95 {hd95:.1f} mm, ABD {abd:.1f} mm, "
+        "volume {volume:+.0f} %"
+    ).format(
+        dice=whole.dice,
+        base=comparison.base.dice,
+        apex=comparison.apex.dice,
+        hd95=whole.hausdorff95_mm,
+        abd=whole.average_boundary_distance_mm,
+        volume=whole.relative_volume_difference_percent,
     )
 
 

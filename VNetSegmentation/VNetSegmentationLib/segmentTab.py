@@ -4,6 +4,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import UserError
+from VNetSegmentationLib.compareSection import CompareSection
 from VNetSegmentationLib.correctSection import CorrectSection
 from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
 from VNetSegmentationLib.resultSection import ResultSection
@@ -32,6 +33,7 @@ class SegmentTab:
         self._message = ""
         self._correct = CorrectSection(ui)
         self._resultSection = ResultSection(ui, self._correct.remember)
+        self._compare = CompareSection(ui)
         self._save = SaveSection(ui)
         ui.segmentButton.connect("clicked()", self.segment)
         ui.cancelButton.connect("clicked()", self._cancel)
@@ -55,6 +57,7 @@ class SegmentTab:
             self._result = None
             self._shown = (None, None)
             self._resultSection.close()
+            self._compare.show(None)
             self._save.show(None)
             self._correct.edit(None, None)
             self._newestVolumeId = None
@@ -64,6 +67,7 @@ class SegmentTab:
         """The parameters, the scene or the worker's state changed."""
         self._followNodes()
         self._resultSection.followParameters()
+        self._compare.update(self._parameters.referenceSegmentation if self._parameters else None)
         problem = self._problem()
         running = self._run is not None or self._worker.isInstalling
         ui = self._ui
@@ -175,6 +179,7 @@ class SegmentTab:
         segment = ProstateSegment.current(segmentation, volume)
         result = self._result if self._result and segment and self._result.segment == segment else None
         self._resultSection.show(segment, result)
+        self._compare.show(segment)
         self._save.show(segment)
         self._correct.edit(segmentation, volume, segment.segmentId if segment else None)
 
