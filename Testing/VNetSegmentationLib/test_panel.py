@@ -58,7 +58,7 @@ class Panel:
     def segment(self, volume=None) -> None:
         if volume is not None:
             self.choose(volume)
-        self.start()
+        self.desktop.click(self.ui.segmentButton)
         self.desktop.wait_until(lambda: self.idle)
 
     @property
@@ -234,6 +234,20 @@ def test_what_the_worker_refuses_is_a_sentence(panel, desktop):
     assert panel.segmentation is None
     assert panel.ui.segmentButton.enabled
     assert desktop.dialogs == []
+
+
+def test_a_sheared_volume_is_a_sentence(panel, add_scan):
+    import vtk
+
+    volume = add_scan()
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    matrix.SetElement(0, 2, matrix.GetElement(0, 2) + 2.0)  # slices that are shifted against each other
+    volume.SetIJKToRASMatrix(matrix)
+    panel.segment(volume)
+    assert "direction" in panel.ui.statusLabel.text.lower()
+    assert panel.segmentation is None
+    assert panel.ui.segmentButton.enabled
 
 
 def test_different_transforms_disable_the_button_and_say_why(segmented, add_transform):

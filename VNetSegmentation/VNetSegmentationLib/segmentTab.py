@@ -1,5 +1,7 @@
 """From a volume to a mask: the Segment tab's button, and what becomes of a click."""
 
+import logging
+
 import slicer
 from slicer.i18n import tr as _
 
@@ -116,6 +118,11 @@ class SegmentTab:
             )
         except UserError as error:
             self._fail(str(error), error.exit_code)
+            return
+        except Exception as error:
+            # Nobody above would tell the user: this is called from Qt's event loop.
+            logging.exception("The volume could not be handed over")
+            self._fail(_("This volume cannot be used: {error}").format(error=error), None)
             return
         self._ui.statusLabel.text = _("Starting")
         self._worker.setBusy(_("A scan is being segmented."))
