@@ -47,8 +47,8 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = VNetSegmentationLogic()
-        self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
         uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
 
     def enter(self):
         self.panel.enter()

@@ -131,6 +131,25 @@ def test_two_clicks_from_a_loaded_volume_to_a_result(desktop, add_scan, phantom)
     assert panel.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
 
 
+def test_the_first_volume_that_is_loaded_into_an_open_panel_is_chosen_and_later_ones_are_not(panel, add_scan, desktop):
+    first = add_scan("first")
+    desktop.wait_until(lambda: panel.ui.inputVolumeSelector.currentNode() is first)
+    assert panel.ui.segmentButton.enabled
+    add_scan("second")
+    desktop.run_for(0.3)
+    assert panel.ui.inputVolumeSelector.currentNode() is first
+
+
+def test_a_panel_that_a_script_uses_without_showing_it_works(desktop, add_scan):
+    """As in a Slicer without a main window, where no module is ever entered."""
+    widget = desktop.open_module(enter=False)
+    widget.ui.inputVolumeSelector.setCurrentNode(add_scan())
+    assert widget.ui.segmentButton.enabled
+    widget.ui.segmentButton.click()
+    desktop.wait_until(lambda: widget.ui.outputSegmentationSelector.currentNode() is not None)
+    assert widget.ui.volumeLabel.text.endswith("ml")
+
+
 def test_a_second_click_finds_worker_and_model_warm(panel, add_scan):
     panel.segment(add_scan())
     pid, said = panel.widget.logic.client.pid, []

@@ -29,8 +29,8 @@ class Desktop:
         self.dialogs, self.answers = util.dialogs, util.answers
         self._panels: list[Any] = []
 
-    def open_module(self, path: Path = MODULE) -> Any:
-        """The module's widget, set up and entered as when a user selects the module."""
+    def open_module(self, path: Path = MODULE, enter: bool = True) -> Any:
+        """The module's widget, set up, and entered as when a user selects the module."""
         import slicer
 
         from desktop import util
@@ -46,9 +46,10 @@ class Desktop:
         widget = getattr(module, f"{path.stem}Widget")(root)
         self._panels.append((widget, root))
         widget.setup()
-        unwrap(root).resize(420, 900)
-        unwrap(root).show()
-        widget.enter()
+        if enter:
+            unwrap(root).resize(420, 900)
+            unwrap(root).show()
+            widget.enter()
         return widget
 
     def wait_until(self, happened: Callable[[], Any], timeout_s: float = 60.0) -> None:

@@ -33,19 +33,17 @@ class Panel(VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self._onSceneEndClose)
+        self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
-        self._entered = False
+        self._takeParameters()
 
     def enter(self) -> None:
         """The user opened the panel."""
-        self._entered = True
-        self._takeParameters()
         self._segmentTab.enter()
         self.worker.warmUp()
 
     def exit(self) -> None:
         """The user opened another module; what runs goes on."""
-        self._entered = False
         self._segmentTab.exit()
 
     def cleanup(self) -> None:
@@ -75,8 +73,10 @@ class Panel(VTKObservationMixin):
         self._dropParameters()
 
     def _onSceneEndClose(self, caller, event) -> None:
-        if self._entered:
-            self._takeParameters()
+        self._takeParameters()
+
+    def _onNodeAdded(self, caller, event) -> None:
+        self._segmentTab.nodeAdded()
 
     def _onNodeRemoved(self, caller, event) -> None:
         if self._parameters is not None:

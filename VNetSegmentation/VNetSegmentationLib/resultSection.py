@@ -8,6 +8,7 @@ from vnet_segmentation.measurements import Measurements, measure
 from VNetSegmentationLib import reportText
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentationResult import SegmentationResult
+from VNetSegmentationLib.timers import singleShotTimer, startOnce
 from VNetSegmentationLib.wrappedText import showWrapped
 
 _FOLLOW_MS = 30
@@ -34,8 +35,8 @@ class ResultSection:
         self._edited = False
         self._written = None  # threshold and smoothing that the mask was made with
         self._observed = []
-        self._follow = _singleShotTimer(_FOLLOW_MS, self._rewrite)
-        self._measure = _singleShotTimer(_MEASURE_MS, self._readSegment)
+        self._follow = singleShotTimer(_FOLLOW_MS, self._rewrite)
+        self._measure = singleShotTimer(_MEASURE_MS, self._readSegment)
         ui.discardCorrectionsButton.connect("clicked()", self._discardCorrections)
         ui.copyReportButton.connect("clicked()", self._copy)
         self.show(None, None)
@@ -60,7 +61,7 @@ class ResultSection:
             # Strokes come as the first of these, undo as the second.
             events = slicer.vtkSegmentation
             for event in (events.SourceRepresentationModified, events.SegmentModified, events.SegmentRemoved):
-                tag = segmentation.AddObserver(event, lambda *_arguments: _startOnce(self._measure))
+                tag = segmentation.AddObserver(event, lambda *_arguments: startOnce(self._measure))
                 self._observed.append((segmentation, tag))
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class ResultSection:
         """Threshold, smoothing or PSA may have changed."""
         self._showPsaDensity()
         if self._result is not None and not self._edited and self._wish() != self._written:
-            _startOnce(self._follow)
+            startOnce(self._follow)
 
     def _wish(self) -> tuple[float, bool] | None:
         return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
@@ -138,17 +139,3 @@ class ResultSection:
         for segmentation, tag in self._observed:
             segmentation.RemoveObserver(tag)
         self._observed = []
-
-
-def _singleShotTimer(milliseconds: int, function):
-    timer = qt.QTimer()
-    timer.setSingleShot(True)
-    timer.setInterval(milliseconds)
-    timer.connect("timeout()", function)
-    return timer
-
-
-def _startOnce(timer) -> None:
-    """Not anew where it runs: what comes faster than the timer must not hold it up."""
-    if not timer.active:
-        timer.start()

@@ -12,8 +12,12 @@ from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationPro
 from VNetSegmentationLib.resultSection import ResultSection
 from VNetSegmentationLib.saveSection import SaveSection
 from VNetSegmentationLib.segmentationRun import SegmentationRun
+from VNetSegmentationLib.timers import singleShotTimer, startOnce
 from VNetSegmentationLib.volumeNodes import addProbabilityVolume, newestVolume, volumeProblem
 from VNetSegmentationLib.wrappedText import showWrapped
+
+_FIRST_VOLUME_MS = 100
+"""For a volume to get its voxels and its name after it was added to the scene."""
 
 
 class SegmentTab:
@@ -32,6 +36,7 @@ class SegmentTab:
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = (None, None)
         self._newestVolumeId = None
+        self._firstVolume = singleShotTimer(_FIRST_VOLUME_MS, self._preselectFirstVolume)
         self._message = ""
         self._correct = CorrectSection(ui)
         self._resultSection = ResultSection(ui, self._correct.remember)
@@ -46,6 +51,11 @@ class SegmentTab:
         """The panel is shown."""
         self._correct.enter()
         self._preselectVolume()
+
+    def nodeAdded(self) -> None:
+        """A node came into the scene."""
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            startOnce(self._firstVolume)
 
     def exit(self) -> None:
         """The panel is left; a run goes on."""
@@ -206,6 +216,10 @@ class SegmentTab:
         if newest is not None and (self._parameters.inputVolume is None or newestId != self._newestVolumeId):
             self._parameters.inputVolume = newest
         self._newestVolumeId = newestId
+
+    def _preselectFirstVolume(self) -> None:
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            self._preselectVolume()
 
     def _loadSample(self) -> None:
         with slicer.util.tryWithErrorDisplay(_("The sample scan could not be loaded."), waitCursor=True):
