@@ -276,6 +276,36 @@ def test_different_transforms_disable_the_button_and_say_why(segmented, add_tran
     assert "different transforms" in segmented.ui.statusLabel.text
 
 
+def test_the_sample_scan_is_the_mr_of_slicers_sample(panel, add_scan, desktop, monkeypatch):
+    import sys
+    import types
+
+    loaded = []
+
+    def download(name):
+        assert name == "MRUSProstate"
+        loaded.extend([add_scan("USProstate"), add_scan("MRProstate")])
+        return loaded
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=download))
+    desktop.click(panel.ui.sampleDataButton)
+    assert panel.ui.inputVolumeSelector.currentNode() is loaded[1]
+
+
+def test_a_sample_that_cannot_be_had_is_a_sentence(panel, desktop, monkeypatch):
+    import sys
+    import types
+
+    def download(name):
+        raise RuntimeError("no connection")
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=download))
+    desktop.click(panel.ui.sampleDataButton)
+    ((kind, text),) = desktop.dialogs
+    assert kind == "errorDisplay"
+    assert "no connection" in text
+
+
 # Reading and adjusting
 
 
