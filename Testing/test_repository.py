@@ -45,7 +45,7 @@ _LAYERS = (
     },
     {"model_library", "segmenter", "training_cache", "training", "evaluation"},
     {"scan_job", "batch", "demo", "train_model", "training_folder"},
-    {"cluster", "worker", "worker_commands"},
+    {"cluster", "crossvalidation", "worker", "worker_commands"},
     {"cli", "__main__"},
 )
 

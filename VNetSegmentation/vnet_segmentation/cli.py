@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -23,6 +23,10 @@ from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.network import LAYOUTS
 from vnet_segmentation.recipe import recipe_names
 from vnet_segmentation.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from vnet_segmentation.train_model import TrainingOptions
+    from vnet_segmentation.training import Progress
 
 EXIT_CODES_HELP = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -96,21 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train a model on labelled cases")
     train.add_argument("data", type=Path, metavar="DATA", help="PROMISE12 or nnU-Net folder, or a CSV manifest")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the new model")
-    train.add_argument("--preset", default="default", choices=recipe_names(), help="recipe (default: %(default)s)")
-    train.add_argument("--layout", default="paper", choices=LAYOUTS, help="of the network (default: %(default)s)")
-    train.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
     chosen = train.add_mutually_exclusive_group()
     chosen.add_argument("--validation", type=int, metavar="N", help="cases to set apart (default: one in five)")
     chosen.add_argument("--validation-cases", nargs="+", metavar="NAME", help="the cases to set apart")
-    train.add_argument("--iterations", type=int, metavar="N", help="length of the run (default: the preset's)")
-    train.add_argument("--minutes", type=float, metavar="M", help="end the run after this time at the latest")
-    train.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
-    train.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
-    train.add_argument("--title", default="", help="of the model, for people")
-    train.add_argument("--data-terms", default="", help="source, licence and citation of the data, for the model card")
     train.add_argument("--cache", type=Path, metavar="DIR", help="prepared cases (default: MODEL.training/cache)")
     train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    _add_device_options(train)
+    _add_training_options(train)
+
+    cross = _command(commands, "crossvalidate", _cross_validate, "train and measure fold by fold; run again to go on")
+    cross.add_argument("data", type=Path, metavar="DATA", help="labelled cases, as for train")
+    cross.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets models, masks and table")
+    cross.add_argument("--folds", type=int, default=5, metavar="N", help="default: %(default)s")
+    _add_training_options(cross)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare masks with reference masks")
     evaluate.add_argument("data", type=Path, metavar="DATA", help="labelled cases, as for train")
@@ -135,6 +136,19 @@ def _command(commands: Any, name: str, function: Callable[..., int], description
     )
     parser.set_defaults(command=function)
     return parser
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="default", choices=recipe_names(), help="recipe (default: %(default)s)")
+    parser.add_argument("--layout", default="paper", choices=LAYOUTS, help="of the network (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="length of a run (default: the preset's)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="end a run after this time at the latest")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
+    parser.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
+    parser.add_argument("--title", default="", help="of the model, for people")
+    parser.add_argument("--data-terms", default="", help="source, licence and citation of the data, for the model card")
+    _add_device_options(parser)
 
 
 def _add_segmentation_options(parser: argparse.ArgumentParser) -> None:
@@ -211,29 +225,10 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation import format_table
-    from vnet_segmentation.preprocessing import Preprocessing
-    from vnet_segmentation.train_model import TrainingOptions, train_model
-    from vnet_segmentation.training import Progress
+    from vnet_segmentation.train_model import train_model
 
-    def show(progress: Progress) -> None:
-        dice = "" if progress.validation_dice is None else f"  validation Dice {progress.validation_dice:.3f}"
-        print(
-            f"{progress.fraction:6.1%}  iteration {progress.iteration}  loss {progress.loss:.4f}{dice}  "
-            f"{_duration(progress.remaining_s)} left",
-            flush=True,
-        )
-
-    settings = TrainingOptions(
-        preset=options.preset,
-        layout=options.layout,
-        width=options.width,
-        validation=tuple(options.validation_cases) if options.validation_cases else options.validation,
-        iterations=options.iterations,
-        minutes=options.minutes,
-        seed=options.seed,
-        preprocessing=Preprocessing(bias_correction=options.bias_correction),
-        title=options.title,
-        data_terms=options.data_terms,
+    settings = _training_options(
+        options, tuple(options.validation_cases) if options.validation_cases else options.validation
     )
     with _Interrupt() as interrupt:
         rows = train_model(
@@ -243,14 +238,65 @@ def _train(options: argparse.Namespace) -> int:
             _device(options),
             options.cache,
             options.resume,
-            say=lambda sentence: print(sentence, flush=True),
-            report=show,
-            should_stop=interrupt.is_set,
+            _say,
+            _show_training,
+            interrupt.is_set,
         )
     if rows:
         print(format_table(rows))
     print(f"The model is in {options.output}.")
     return ExitCode.OK
+
+
+def _cross_validate(options: argparse.Namespace) -> int:
+    from vnet_segmentation import crossvalidation
+    from vnet_segmentation.evaluation import format_table
+
+    with _Interrupt() as interrupt:
+        rows = crossvalidation.cross_validate(
+            options.data,
+            options.output,
+            options.folds,
+            _training_options(options),
+            _device(options),
+            _say,
+            _show_training,
+            interrupt.is_set,
+        )
+    print(format_table(rows))
+    print(f"Table and histogram: {options.output / crossvalidation.TABLE_NAME}, {crossvalidation.HISTOGRAM_NAME}")
+    return ExitCode.OK
+
+
+def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:
+    from vnet_segmentation.preprocessing import Preprocessing
+    from vnet_segmentation.train_model import TrainingOptions
+
+    return TrainingOptions(
+        preset=options.preset,
+        layout=options.layout,
+        width=options.width,
+        validation=validation,
+        iterations=options.iterations,
+        minutes=options.minutes,
+        seed=options.seed,
+        preprocessing=Preprocessing(bias_correction=options.bias_correction),
+        title=options.title,
+        data_terms=options.data_terms,
+    )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def _show_training(progress: Progress) -> None:
+    dice = "" if progress.validation_dice is None else f"  validation Dice {progress.validation_dice:.3f}"
+    print(
+        f"{progress.fraction:6.1%}  iteration {progress.iteration}  loss {progress.loss:.4f}{dice}  "
+        f"{_duration(progress.remaining_s)} left",
+        flush=True,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -35,6 +35,8 @@ class TrainingOptions:
     validation: int | tuple[str, ...] | None = None
     """How many cases to set apart, or which; None: one in five. Never more than leaves one case per site. Where the
     data set says itself which cases are for validation, a number is ignored."""
+    held_out: tuple[str, ...] = ()
+    """Cases that this training must not see at all, not even to choose its best weights."""
     iterations: int | None = None
     """None: as many as the preset says."""
     minutes: float | None = None
@@ -206,11 +208,16 @@ def describe_model(
 
 
 def choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    """Cases to train on and cases to validate on. Test cases are in neither, unless they are chosen by name.
+    """Cases to train on and cases to validate on. Test cases are in neither, unless they are chosen by name; what is
+    held out never is.
 
     Raises:
         UserError: a name that no case has, or too many cases set apart.
     """
+    unknown = set(options.held_out) - {case.name for case in cases}
+    if unknown:
+        raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
+    cases = [case for case in cases if case.name not in options.held_out]
     if isinstance(options.validation, tuple):
         chosen = set(options.validation)
         unknown = chosen - {case.name for case in cases}

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from vnet_segmentation import cli, crossvalidation
+from vnet_segmentation.bundle import read_description
+from vnet_segmentation.crossvalidation import cross_validate, write_histogram
+from vnet_segmentation.dataset import find_cases
+from vnet_segmentation.device import Device
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.train_model import TrainingOptions, choose_validation
+
+CPU = Device("cpu", "float32", "It was asked for.")
+QUICK = TrainingOptions(
+    preset="paper",
+    layout="monai",
+    width=1,
+    iterations=2,
+    preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)),
+)
+
+
+@pytest.fixture
+def data(tmp_path, bright_ball) -> Path:
+    """Four cases."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(4):
+        scan, mask = bright_ball((2.0 * number, -number, 0.0), 12.0, (40, 40, 16), (1.6, 1.6, 3.0))
+        sitk.WriteImage(scan, str(folder / f"Case{number}.nrrd"))
+        sitk.WriteImage(mask, str(folder / f"Case{number}_segmentation.nrrd"))
+    return folder
+
+
+def test_each_case_is_measured_once_by_a_model_that_has_not_seen_it(data, tmp_path):
+    output = tmp_path / "out"
+    rows = cross_validate(data, output, 2, QUICK, CPU)
+    assert [row.case for row in rows] == ["Case0", "Case1", "Case2", "Case3"]
+    seen = [set(read_description(output / f"fold-{n}")["training"]["training_cases"]) for n in (1, 2)]
+    assert [len(cases) for cases in seen] == [2, 2]
+    assert seen[0] | seen[1] == {"Case0", "Case1", "Case2", "Case3"}
+    # No case chose the weights that it was measured on.
+    assert [read_description(output / f"fold-{n}")["training"]["validation_cases"] for n in (1, 2)] == [[], []]
+    with open(output / "results.csv", newline="") as file:
+        assert {row["case"] for row in csv.DictReader(file)} >= {"Case0", "Case3"}
+    assert "4 cases" in (output / "dice_histogram.svg").read_text()
+    assert (output / "masks" / "Case2_prostate.json").exists()
+    assert not list(output.glob("*.training"))
+
+
+def test_what_is_done_is_not_done_again(data, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    rows = cross_validate(data, output, 2, QUICK, CPU)
+
+    def fail(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(crossvalidation, "train_model", fail)
+    monkeypatch.setattr(crossvalidation, "segment_file", fail)
+    assert cross_validate(data, output, 2, QUICK, CPU) == rows
+
+
+def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
+    output, said = tmp_path / "out", []
+
+    def stop() -> bool:
+        return "Fold 2 of 2" in said
+
+    with pytest.raises(Cancelled):
+        cross_validate(data, output, 2, QUICK, CPU, said.append, should_stop=stop)
+    assert len(list((output / "masks").glob("*.nii.gz"))) == 2
+    assert not (output / "results.csv").exists()
+    trained = []
+    real = crossvalidation.train_model
+    monkeypatch.setattr(
+        crossvalidation, "train_model", lambda data, model, *a: (trained.append(model), real(data, model, *a))
+    )
+    rows = cross_validate(data, output, 2, QUICK, CPU)
+    assert [model.name for model in trained] == ["fold-2"]
+    assert len(rows) == 4
+
+
+def test_too_many_folds_are_a_sentence(data, tmp_path):
+    with pytest.raises(UserError, match="5 folds"):
+        cross_validate(data, tmp_path / "out", 5, QUICK, CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_cases_are_in_neither_part(data):
+    cases = find_cases(data)
+    training, validation = choose_validation(cases, replace(QUICK, validation=1, held_out=("Case0", "Case2")))
+    assert {case.name for case in [*training, *validation]} == {"Case1", "Case3"}
+    with pytest.raises(UserError, match="no case Case9"):
+        choose_validation(cases, replace(QUICK, held_out=("Case9",)))
+
+
+def test_the_histogram_counts_by_twentieths(tmp_path):
+    # 0.85 begins its bin, and so does 0.9, whatever their division by 0.05 gives; 1 belongs to the last one.
+    write_histogram([0.85, 0.86, 0.9, 0.949, 0.95, 1.0, 0.72], tmp_path / "h.svg")
+    picture = (tmp_path / "h.svg").read_text()
+    counts = re.findall(r'">(\d*)</text><text x="\d+" y="\d+">(\d\.\d\d)</text>', picture)
+    assert counts == [("1", "0.70"), ("", "0.75"), ("", "0.80"), ("2", "0.85"), ("2", "0.90"), ("2", "0.95")]
+    assert "7 cases" in picture
+
+
+def test_the_command(data, tmp_path, capsys):
+    arguments = ["crossvalidate", str(data), "-o", str(tmp_path / "out"), "--folds", "2", "--preset", "paper"]
+    assert cli.run([*arguments, "--layout", "monai", "--width", "1", "--iterations", "1", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "Fold 2 of 2" in printed
+    assert "Case3" in printed
+    assert cli.run(["crossvalidate", str(tmp_path / "missing"), "-o", str(tmp_path / "out2")]) == ExitCode.BAD_INPUT

@@ -1,0 +1,125 @@
+"""Cross-validation: every case is segmented, as a user would, by a model that has not seen it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.dataset import Case, find_cases, folds
+from vnet_segmentation.device import Device
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.evaluation import Row, compare_results, write_table
+from vnet_segmentation.scan_job import Outputs, segment_file
+from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.train_model import TrainingOptions, train_model
+from vnet_segmentation.training import Progress
+
+TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
+
+_BIN = 0.05
+"""Of Dice, as in figure 4 of the V-Net paper."""
+
+
+def cross_validate(
+    data: Path,
+    output: Path,
+    n_folds: int,
+    options: TrainingOptions,
+    device: Device,
+    say: Callable[[str], None] = lambda sentence: None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Row]:
+    """Trains a model per fold, segments the cases that it has not seen, and measures their masks on their own grids.
+
+    A fold's model is the end of its run (with the recipe's weight averaging): nothing is chosen by the cases it is
+    measured on. What is done stays: the same call goes on with the fold, and in it with the iteration, where an earlier
+    one was stopped.
+
+    Args:
+        data: see `dataset.find_cases`; test cases are left out, other splits are not looked at.
+        output: gets `fold-1` and so on (model bundles), `masks` (with a report each), `TABLE_NAME` and
+            `HISTOGRAM_NAME`.
+        n_folds: see `dataset.folds`.
+        options: of each fold's training; ``minutes`` is for one fold, ``validation`` and ``held_out`` are set here.
+        say, report, should_stop: see `train_model.train_model`.
+
+    Returns:
+        The metrics of every case.
+
+    Raises:
+        UserError: see `train_model.train_model`.
+        Cancelled: `should_stop` said so.
+    """
+    parts = folds(find_cases(data), n_folds, options.seed)
+    for number, (_, unseen) in enumerate(parts, start=1):
+        pending = [case for case in unseen if not _mask(output, case).exists()]
+        if not pending:
+            say(f"Fold {number} of {n_folds} is done")
+            continue
+        model = output / f"fold-{number}"
+        if not (model / "model.json").exists():
+            say(f"Fold {number} of {n_folds}")
+            held_out = replace(options, validation=(), held_out=tuple(case.name for case in unseen))
+            try:
+                train_model(data, model, held_out, device, output / "cache", True, say, report, should_stop)
+            except UserError as error:
+                if error.exit_code == ExitCode.CANCELLED:
+                    raise Cancelled from error
+                raise
+        segmenter = Segmenter(model, device)
+        for case in pending:
+            if should_stop():
+                raise Cancelled
+            say(f"Segmenting {case.name}")
+            mask = _mask(output, case)
+            outputs = Outputs(mask, report=mask.with_name(f"{case.name}_prostate.json"))
+            segment_file(segmenter, case.image, outputs, overwrite=True)
+        shutil.rmtree(model.with_name(model.name + ".training"), ignore_errors=True)
+    cases = [case for _, unseen in parts for case in unseen]
+    rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
+    write_table(rows, output / TABLE_NAME)
+    write_histogram([row.comparison.whole.dice for row in rows], output / HISTOGRAM_NAME)
+    return rows
+
+
+def write_histogram(dice: Sequence[float], path: Path) -> None:
+    """Draws how many cases have which Dice coefficient, as an SVG picture.
+
+    Args:
+        dice: 0 to 1 each; at least one.
+    """
+    n_bins = round(1 / _BIN)
+    counts = [0] * n_bins
+    for value in dice:
+        # A perfect mask belongs to the last bin. The small addition undoes what 0.85 / 0.05 = 16.999... loses.
+        counts[min(int(value / _BIN + 1e-9), n_bins - 1)] += 1
+    first = min(next(i for i, count in enumerate(counts) if count), n_bins - 6)
+    bar, height, left, bottom = 40, 200, 50, 240
+    top = max(counts)
+    shapes = []
+    for column, i in enumerate(range(first, n_bins)):
+        x, tall = left + column * bar, counts[i] / top * height
+        shapes.append(
+            f'<rect x="{x}" y="{bottom - tall:.1f}" width="{bar - 4}" height="{tall:.1f}" fill="#e69e8c"/>'
+            f'<text x="{x + bar / 2 - 2}" y="{bottom - tall - 5:.1f}">{counts[i] or ""}</text>'
+            f'<text x="{x - 2}" y="{bottom + 18}">{i * _BIN:.2f}</text>'
+        )
+    right = left + (n_bins - first) * bar
+    shapes.append(f'<text x="{right - 2}" y="{bottom + 18}">1.00</text>')
+    shapes.append(f'<line x1="{left - 6}" y1="{bottom}" x2="{right}" y2="{bottom}" stroke="black"/>')
+    shapes.append(f'<text x="{(left + right) / 2}" y="{bottom + 40}">Dice coefficient ({len(dice)} cases)</text>')
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{right + 30}" height="{bottom + 55}" '
+            f'font-family="sans-serif" font-size="12" text-anchor="middle">\n'
+            f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(shapes) + "\n</svg>\n",
+            "utf-8",
+        )
+
+
+def _mask(output: Path, case: Case) -> Path:
+    return output / "masks" / f"{case.name}_prostate.nii.gz"
