@@ -238,9 +238,9 @@ def _train(options: argparse.Namespace) -> int:
             _device(options),
             options.cache,
             options.resume,
-            _say,
-            _show_training,
-            interrupt.is_set,
+            say=_say,
+            report=_show_training,
+            should_stop=interrupt.is_set,
         )
     if rows:
         print(format_table(rows))
