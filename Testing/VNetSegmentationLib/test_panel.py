@@ -140,14 +140,42 @@ def test_the_first_volume_that_is_loaded_into_an_open_panel_is_chosen_and_later_
     assert panel.ui.inputVolumeSelector.currentNode() is first
 
 
-def test_a_panel_that_a_script_uses_without_showing_it_works(desktop, add_scan):
-    """As in a Slicer without a main window, where no module is ever entered."""
+@pytest.fixture
+def no_main_window(desktop, monkeypatch):
+    """As Slicer is with --no-main-window: no views, and a dialog would wait for ever."""
+    import slicer
+
+    def fail(*_, **__):
+        raise AttributeError("'NoneType' object has no attribute 'sliceViewNames'")
+
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda verbose=True: None)
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: None)
+    monkeypatch.setattr(slicer.util, "setSliceViewerLayers", fail)
+
+
+@pytest.mark.usefixtures("no_main_window")
+def test_a_panel_that_a_script_uses_without_a_main_window_works_and_asks_nothing(
+    desktop, add_scan, monkeypatch, tmp_path
+):
+    """No module is ever entered there."""
+    from VNetSegmentationLib import panelWorker
+
     widget = desktop.open_module(enter=False)
     widget.ui.inputVolumeSelector.setCurrentNode(add_scan())
     assert widget.ui.segmentButton.enabled
     widget.ui.segmentButton.click()
     desktop.wait_until(lambda: widget.ui.outputSegmentationSelector.currentNode() is not None)
     assert widget.ui.volumeLabel.text.endswith("ml")
+    widget.ui.saveMaskButton.click()
+    assert "folder" in widget.ui.saveStatusLabel.text
+    widget.ui.saveFolderPath.currentPath = str(tmp_path)
+    (tmp_path / "t2_tse_tra_prostate.seg.nrrd").write_text("a colleague's work")
+    widget.ui.saveMaskButton.click()
+    assert widget.ui.saveStatusLabel.text == "Nothing was saved."
+    monkeypatch.setattr(panelWorker, "missingPackages", lambda path: ["torch"])
+    widget.ui.segmentButton.click()
+    assert "pip install" in widget.ui.statusLabel.text
+    assert desktop.dialogs == []
 
 
 def test_a_second_click_finds_worker_and_model_warm(panel, add_scan):
@@ -653,7 +681,7 @@ def test_the_first_click_installs_after_asking_once_and_goes_on_by_itself(panel,
     panel.choose(add_scan())
     desktop.click(panel.ui.segmentButton)
     (kind, question), *_ = desktop.dialogs
-    assert kind == "confirmOkCancelDisplay"
+    assert kind == "confirmYesNoDisplay"
     assert "torch" in question
     assert without_torch.asked == [["torch"]]
     assert "Installing" in panel.ui.statusLabel.text
@@ -667,7 +695,7 @@ def test_the_first_click_installs_after_asking_once_and_goes_on_by_itself(panel,
 
 
 def test_a_user_who_declines_is_told_and_nothing_is_installed(panel, add_scan, desktop, without_torch):
-    desktop.answers["confirmOkCancelDisplay"] = False
+    desktop.answers["confirmYesNoDisplay"] = False
     panel.choose(add_scan())
     desktop.click(panel.ui.segmentButton)
     assert without_torch.asked == []

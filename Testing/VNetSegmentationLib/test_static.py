@@ -157,7 +157,7 @@ def test_translated_text_is_a_plain_literal():
 def test_texts_that_are_shown_are_translated():
     """Texts given to widgets and dialogs are not bare literals with words in them."""
     bad = []
-    shown = {"errorDisplay", "warningDisplay", "infoDisplay", "confirmYesNoDisplay", "confirmOkCancelDisplay"}
+    shown = {"errorDisplay", "warningDisplay", "infoDisplay", "confirmYesNoDisplay", "tellError", "ask"}
     for path, tree in _trees():
         for node in ast.walk(tree):
             value = None

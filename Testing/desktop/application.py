@@ -57,9 +57,9 @@ class Application:
     def testingEnabled(self) -> bool:
         return True
 
-    def layoutManager(self) -> None:
-        """There are slice nodes here, and no views."""
-        return
+    def layoutManager(self) -> Any:
+        """Knows the views by name; there are none behind the names. None without a main window."""
+        return types.SimpleNamespace(sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS))
 
     def userSettings(self) -> Wrapper:
         return wrap(QtCore.QSettings())

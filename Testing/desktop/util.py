@@ -8,8 +8,9 @@ import traceback
 from typing import Any
 
 import slicer
-from PySide6 import QtCore
+from PySide6 import QtCore, QtWidgets
 
+from desktop.pythonqt import wrap
 from desktop.ui_loader import child_widget_variables, load_ui
 
 dialogs: list[tuple[str, str]] = []
@@ -95,7 +96,8 @@ def install() -> None:
         setattr(util, kind, _show(kind))
     util.showStatusMessage = lambda text, duration=0: None
     util.tryWithErrorDisplay = _try_with_error_display
-    util.mainWindow = lambda verbose=True: None
+    window = wrap(QtWidgets.QMainWindow())
+    util.mainWindow = lambda verbose=True: window
     util.settingsValue = _settings_value
     util.setSliceViewerLayers = _set_slice_viewer_layers
     util.loadVolume, util.loadSegmentation = _load_volume, _load_segmentation

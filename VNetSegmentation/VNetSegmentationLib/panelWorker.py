@@ -5,7 +5,13 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from VNetSegmentationLib.dependencies import DependencyInstaller, installationQuestion, missingPackages
+from VNetSegmentationLib.dependencies import (
+    DependencyInstaller,
+    installationAdvice,
+    installationQuestion,
+    missingPackages,
+)
+from VNetSegmentationLib.dialogs import ask
 from VNetSegmentationLib.modelAndDevice import ModelAndDevice
 from VNetSegmentationLib.workerClient import Job, WorkerClient
 
@@ -62,7 +68,11 @@ class PanelWorker:
         if not missing:
             begin()
             return
-        if not slicer.util.confirmOkCancelDisplay(installationQuestion(missing), _("Install PyTorch")):
+        if slicer.util.mainWindow() is None:
+            # Nobody can be asked.
+            onError(installationAdvice(missing), None)
+            return
+        if not ask(installationQuestion(missing)):
             onError(_("Segmenting needs PyTorch, which is not installed. Press the button again to install it."), None)
             return
 

@@ -1,6 +1,5 @@
 """Saving the mask, and keeping scan and mask for training."""
 
-import slicer
 from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import UserError
@@ -8,6 +7,7 @@ from vnet_segmentation.mask_files import write_mask
 from vnet_segmentation.scans import scan_stem
 from vnet_segmentation.training_folder import add_case
 from VNetSegmentationLib import settings
+from VNetSegmentationLib.dialogs import ask, tellError
 from VNetSegmentationLib.maskName import DEFAULT_PATTERN, FORMATS, maskPath
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.volumeNodes import imageFromVolume, scanFile
@@ -51,7 +51,7 @@ class SaveSection:
             showWrapped(self._ui.saveStatusLabel, action())
         except UserError as error:
             showWrapped(self._ui.saveStatusLabel, str(error))
-            slicer.util.errorDisplay(str(error))
+            tellError(str(error))
 
     def _writeMask(self) -> str:
         ui, volume = self._ui, self._segment.volumeNode
@@ -64,9 +64,7 @@ class SaveSection:
         )
         if file is not None and path.resolve() == file.resolve():
             raise UserError(_("{name} is the scan itself. Give the mask another name.").format(name=path.name))
-        if path.exists() and not slicer.util.confirmYesNoDisplay(
-            _("{path} exists already. Replace it?").format(path=path)
-        ):
+        if path.exists() and not ask(_("{path} exists already. Replace it?").format(path=path)):
             return _("Nothing was saved.")
         write_mask(self._segment.read(), path)
         settings.setSetting("SaveFolder", str(path.parent))

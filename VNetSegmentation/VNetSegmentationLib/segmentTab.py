@@ -166,10 +166,12 @@ class SegmentTab:
         parameters.outputSegmentation = segment.segmentationNode
         if parameters.keepProbability:
             addProbabilityVolume(result.probability, segment.volumeNode)
-        slicer.util.setSliceViewerLayers(background=segment.volumeNode)
-        segment.show(parameters.show3D)
         self._shown = (None, None)  # the same nodes, perhaps, with a new mask
         self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
+        segment.show(parameters.show3D)
+        # Without a main window there are no views.
+        if slicer.app.layoutManager() is not None:
+            slicer.util.setSliceViewerLayers(background=segment.volumeNode)
 
     def _fail(self, sentence: str, code: int | None) -> None:
         self._run = None
