@@ -230,8 +230,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setSourceVolumeNode(self, node):
         """Sets the volume it is edited on; without a segmentation there is none."""
-        if self._node is not None and self.segmentationNode() is not None:
-            self._node.SetAndObserveSourceVolumeNode(node)
+        if self._node is None or self.segmentationNode() is None:
+            # The real one logs this as critical and goes on; a test must not overlook it.
+            assert node is None, "need to set segment editor and segmentation nodes first"
+            return
+        self._node.SetAndObserveSourceVolumeNode(node)
 
     def sourceVolumeNode(self):
         """The volume it is edited on."""

@@ -34,7 +34,9 @@ class CorrectSection:
         """Points the editor at a segmentation, a volume and a segment; None each for none."""
         self._useEditorNode()
         self._editor.setSegmentationNode(segmentationNode)
-        self._editor.setSourceVolumeNode(volumeNode)
+        if segmentationNode is not None:
+            # Without a segmentation the editor takes no volume, and says so in the log as a critical error.
+            self._editor.setSourceVolumeNode(volumeNode)
         if segmentId is not None:
             self._editor.setCurrentSegmentID(segmentId)
 
@@ -42,11 +44,6 @@ class CorrectSection:
         """Makes the change that follows one that the editor's undo takes back."""
         self.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
         self._editor.saveStateForUndo()
-
-    @property
-    def selectedSegmentId(self) -> str | None:
-        """Of the segment that the user selected."""
-        return self._editor.currentSegmentID() or None
 
     def enter(self) -> None:
         """The panel is shown: views and shortcuts are the editor's."""

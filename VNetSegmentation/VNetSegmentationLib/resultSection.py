@@ -4,7 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.measurements import Measurements, measure
+from vnet_segmentation.measurements import measure
 from VNetSegmentationLib import reportText
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentationResult import SegmentationResult
@@ -129,11 +129,6 @@ class ResultSection:
         )
         qt.QApplication.clipboard().setText(text)
         slicer.util.showStatusMessage(_("The figures are in the clipboard."), 3000)
-
-    @property
-    def measurements(self) -> Measurements | None:
-        """Of the mask as it was read last."""
-        return self._measurements
 
     def _unobserve(self) -> None:
         for segmentation, tag in self._observed:
