@@ -17,7 +17,7 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
-    {"errors", "atomic", "volume_exchange"},
+    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders"},
     {
         "network",
         "loss",
@@ -43,9 +43,10 @@ _LAYERS = (
         "dataset",
         "bundle",
     },
-    {"model_library", "segmenter", "training_cache", "training", "evaluation"},
+    {"model_library", "segmenter", "training_cache", "training_plan", "evaluation"},
+    {"augmentation", "training", "model_files"},
     {"scan_job", "batch", "demo", "train_model", "training_folder"},
-    {"cluster", "crossvalidation", "worker", "worker_commands"},
+    {"cluster", "crossvalidation", "worker", "worker_commands", "training_commands", "training_preview"},
     {"cli", "__main__"},
 )
 

@@ -70,6 +70,13 @@ class VNetSegmentationLogic(ScriptedLoadableModuleLogic):
 
         return sharedClient(os.path.dirname(os.path.abspath(__file__)))
 
+    @property
+    def trainingClient(self):
+        """The client of a second worker process, for trainings: scans can be segmented meanwhile."""
+        from VNetSegmentationLib.workerClient import sharedClient
+
+        return sharedClient(os.path.dirname(os.path.abspath(__file__)), "training")
+
     def segment(self, volumeNode, segmentationNode=None, model=None, device="auto", threshold=0.5):
         """Segments the prostate and waits for the result.
 

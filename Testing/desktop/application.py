@@ -20,6 +20,7 @@ _SLICE_VIEWS = (("Red", "Axial", "R"), ("Yellow", "Sagittal", "Y"), ("Green", "C
 _LOGICS = {
     "volumes": "vtkSlicerVolumesLogic",
     "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "plots": "vtkSlicerPlotsLogic",
     "terminologies": "vtkSlicerTerminologiesModuleLogic",
 }
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,10 @@ import SimpleITK as sitk
 from vnet_segmentation import cli, crossvalidation
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.crossvalidation import cross_validate, write_histogram
-from vnet_segmentation.dataset import find_cases
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.train_model import TrainingOptions, choose_validation
+from vnet_segmentation.training_plan import TrainingOptions
 
 CPU = Device("cpu", "float32", "It was asked for.")
 QUICK = TrainingOptions(
@@ -23,6 +21,7 @@ QUICK = TrainingOptions(
     layout="monai",
     width=1,
     iterations=2,
+    names_cases=True,
     preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)),
 )
 
@@ -91,14 +90,6 @@ def test_too_many_folds_are_a_sentence(data, tmp_path):
     with pytest.raises(UserError, match="5 folds"):
         cross_validate(data, tmp_path / "out", 5, QUICK, CPU)
     assert not (tmp_path / "out").exists()
-
-
-def test_held_out_cases_are_in_neither_part(data):
-    cases = find_cases(data)
-    training, validation = choose_validation(cases, replace(QUICK, validation=1, held_out=("Case0", "Case2")))
-    assert {case.name for case in [*training, *validation]} == {"Case1", "Case3"}
-    with pytest.raises(UserError, match="no case Case9"):
-        choose_validation(cases, replace(QUICK, held_out=("Case9",)))
 
 
 def test_the_histogram_counts_by_twentieths(tmp_path):

@@ -17,10 +17,10 @@ from vnet_segmentation.recipe import Recipe, load_recipe, recipe_names
 
 
 def test_presets_are_found() -> None:
-    assert recipe_names() == ["default", "paper"]
+    assert recipe_names() == ["default", "finetune", "paper"]
 
 
-@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper"])
 def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.title
@@ -44,7 +44,7 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     assert all(0 <= probability <= 1 for probability in probabilities)
 
 
-@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper"])
 def test_a_recipe_comes_back_from_json(name: str) -> None:
     recipe = load_recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
@@ -105,7 +105,7 @@ def test_warm_up_rises_in_equal_steps() -> None:
 
 @pytest.mark.parametrize("name", ["nnunet", "", "../recipes/paper", "paper.json"])
 def test_unknown_presets_name_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match="default, paper") as raised:
+    with pytest.raises(UserError, match="default, finetune, paper") as raised:
         load_recipe(name)
     assert raised.value.exit_code == ExitCode.USAGE
 

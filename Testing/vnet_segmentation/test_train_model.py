@@ -17,18 +17,19 @@ import pytest
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation import bundle, cli, train_model
+from vnet_segmentation import bundle, cli, train_model, training_plan
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.bundle import read_description
-from vnet_segmentation.dataset import Case
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.evaluation import Row
 from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import load_recipe
-from vnet_segmentation.train_model import TrainingOptions, choose_validation
+from vnet_segmentation.train_model import TrainingResult
 from vnet_segmentation.training import Progress, TrainingRun
+from vnet_segmentation.training_plan import TrainingOptions
 
 CPU = Device("cpu", "float32", "It was asked for.")
 COARSE = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16))
@@ -88,7 +89,7 @@ class Training:
         cache: Path | None = None,
         resume: bool = False,
         stop_after: int | None = None,
-    ) -> list[Row]:
+    ) -> TrainingResult:
         self.said, self.reports = [], []
         n_asked = iter(range(10**6))
 
@@ -115,8 +116,8 @@ def train() -> Training:
 
 
 def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path, train: Training) -> None:
-    options = replace(QUICK, validation=2, seed=3, title="Mine", data_terms="Balls in noise, CC0.")
-    rows = train(data, model, options)
+    options = replace(QUICK, validation=2, seed=3, title="Mine", data_terms="Balls in noise, CC0.", names_cases=True)
+    result = train(data, model, options)
     assert {path.name for path in model.iterdir()} == {"weights.safetensors", "model.json", "README.md"}
     description = read_description(model)
     assert (description["name"], description["title"]) == ("mine", "Mine")
@@ -132,8 +133,8 @@ def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path,
     assert trained["recipe"]["learning_rate"] == 1e-4
     assert trained["device"]["precision"] == "float32"
     assert description["metrics"]["n_cases"] == 2
-    assert [row.case for row in rows] == trained["validation_cases"]
-    assert {row.site for row in rows} == {"a", "b"}
+    assert [row.case for row in result.after] == trained["validation_cases"]
+    assert {row.site for row in result.after} == {"a", "b"}
     assert "Balls in noise, CC0." in (model / "README.md").read_text()
     # Progress, and sentences for the user.
     assert [progress.iteration for progress in train.reports] == [1, 4]
@@ -159,17 +160,17 @@ def test_a_model_that_has_learned_segments_new_scans(
         appearance=AppearanceSettings(),
     )
     monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
-    rows = train(data, model, replace(QUICK, width=2, iterations=80, validation=2))
+    result = train(data, model, replace(QUICK, width=2, iterations=80, validation=2))
     # On the scans' own, tilted grids, through the 8-bit weights.
-    assert min(row.comparison.whole.dice for row in rows) > 0.8
+    assert min(row.comparison.whole.dice for row in result.after) > 0.8
     assert read_description(model)["metrics"]["worst"]["dice"] > 0.8
 
 
 def test_without_validation_there_are_no_metrics(data: Path, model: Path, train: Training) -> None:
-    assert train(data, model, replace(QUICK, validation=0)) == []
+    assert train(data, model, replace(QUICK, validation=0)) == TrainingResult([], [], None)
     description = read_description(model)
     assert description["metrics"] == {}
-    assert len(description["training"]["training_cases"]) == 6
+    assert description["training"]["training_cases"] == 6
     assert train.reports[-1].validation_dice is None
 
 
@@ -183,9 +184,8 @@ def test_a_limit_in_minutes(data: Path, model: Path, train: Training) -> None:
 def test_a_preset_with_phantoms_says_that_it_makes_them(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(load_recipe("paper"), synthetic_probability=0.5)
+    recipe = replace(load_recipe("paper"), synthetic_probability=0.5, n_synthetic_cases=1)
     monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
-    monkeypatch.setattr(train_model, "_N_SYNTHETIC_CASES", 1)
     train(data, model, replace(QUICK, iterations=2))
     assert "Preparing 1 synthetic cases" in train.said
 
@@ -236,7 +236,7 @@ def test_options_that_cannot_work_are_refused_at_once(
 
 
 def test_the_largest_width_is_the_one_that_a_bundle_may_have() -> None:
-    assert train_model._MAX_WIDTH == bundle._MAX_WIDTH
+    assert training_plan._MAX_WIDTH == bundle._MAX_WIDTH
 
 
 def test_an_existing_folder_is_not_replaced(data: Path, model: Path, train: Training) -> None:
@@ -246,52 +246,6 @@ def test_an_existing_folder_is_not_replaced(data: Path, model: Path, train: Trai
     assert "exists already" in str(error)
     assert error.exit_code == ExitCode.CANNOT_WRITE
     assert list(model.parent.iterdir()) == [model]
-
-
-def make_cases(splits: dict[str, str], sites: str = "") -> list[Case]:
-    return [
-        Case(name, Path(f"{name}.nii"), Path(f"{name}_m.nii"), sites[i : i + 1], split)
-        for i, (name, split) in enumerate(splits.items())
-    ]
-
-
-def chosen(cases: list[Case], validation: int | tuple[str, ...] | None = None) -> tuple[str, str]:
-    """Names of the training and of the validation cases."""
-    training, apart = choose_validation(cases, TrainingOptions(validation=validation))
-    return "".join(case.name for case in training), "".join(case.name for case in apart)
-
-
-@pytest.mark.parametrize(("n_cases", "n_apart"), [(1, 0), (4, 0), (5, 1), (14, 2), (26, 5)])
-def test_one_case_in_five_is_set_apart(n_cases: int, n_apart: int) -> None:
-    training, apart = chosen(make_cases(dict.fromkeys("abcdefghijklmnopqrstuvwxyz"[:n_cases], "")))
-    assert (len(training), len(apart)) == (n_cases - n_apart, n_apart)
-
-
-def test_each_site_keeps_a_case_for_training() -> None:
-    assert chosen(make_cases(dict.fromkeys("abcde", ""), sites="uvwxy")) == ("abcde", "")
-    _, apart = chosen(make_cases(dict.fromkeys("abcdefghij", ""), sites="uuvwxyzzst"))
-    # 8 sites in 10 cases: a or b, and g or h.
-    assert len(apart) == 2
-    assert set(apart) <= set("abgh")
-
-
-def test_cases_are_set_apart_by_name() -> None:
-    assert chosen(make_cases(dict.fromkeys("abcd", "")), ("d", "b")) == ("ac", "bd")
-    # Against what the data set says.
-    assert chosen(make_cases({"a": "validation", "b": "training", "c": ""}), ("b",)) == ("ac", "b")
-
-
-def test_the_data_sets_own_split_is_kept() -> None:
-    assert chosen(make_cases({"a": "validation", "b": "training", "c": "", "d": "validation"})) == ("bc", "ad")
-
-
-def test_test_cases_are_not_trained_on() -> None:
-    splits = dict.fromkeys("abcdefgh", "test") | dict.fromkeys("xy", "")
-    assert chosen(make_cases(splits)) == ("xy", "")
-    assert chosen(make_cases(splits), 1) in {("x", "y"), ("y", "x")}
-    assert chosen(make_cases(splits), ("x",)) == ("y", "x")
-    # Unless a test case is what one wants to see while it trains.
-    assert chosen(make_cases(splits), ("a",)) == ("xy", "a")
 
 
 # Stopping and going on
@@ -306,12 +260,12 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, model: Path, t
     assert str(error) == "Stopped at iteration 2. Add --resume to the same command to go on."
     assert error.exit_code == ExitCode.CANCELLED
     assert not stopped.exists()
-    rows = train(data, stopped, resume=True)
+    result = train(data, stopped, resume=True)
     assert "Going on at iteration 2" in train.said
     # The cases were in the cache.
     assert not any(said.startswith("Preparing") for said in train.said)
     assert (stopped / "weights.safetensors").read_bytes() == expected
-    assert len(rows) == 1
+    assert len(result.after) == 1
 
 
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
@@ -362,10 +316,10 @@ def test_an_interrupted_evaluation_loses_nothing(
             train(data, model)
     first = read_description(model)
     assert first["metrics"] == {}
-    rows = train(data, model, resume=True)
+    result = train(data, model, resume=True)
     assert train.reports == []
     again = read_description(model)
-    assert again["metrics"]["n_cases"] == len(rows) == 1
+    assert again["metrics"]["n_cases"] == len(result.after) == 1
     assert again["weights"] == first["weights"]
 
 
@@ -397,12 +351,13 @@ def recorded(same_threads: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[l
     """Gives the arguments that a command trains with, instead of training."""
     calls: list[tuple[Any, ...]] = []
 
-    def record(*arguments: Any, say: Any, report: Any, should_stop: Any) -> list[Row]:
+    def record(*arguments: Any, say: Any, report: Any, should_stop: Any, processes: Processes) -> TrainingResult:
+        assert processes == Processes()
         say("Begun")
         report(Progress(7, 0.125, 0.75, None, 5400.0))
         report(Progress(50, 0.5, 0.25, 0.875, 30.0))
         calls.append((*arguments, should_stop()))
-        return []
+        return TrainingResult([], [], None)
 
     monkeypatch.setattr(train_model, "train_model", record)
 
@@ -432,6 +387,7 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
     assert device.name == "cpu"
     arguments = "--preset paper --layout caffe --width 16 --validation 3 --iterations 9 --minutes 2.5 --seed 4"
     arguments += " --bias-correction --title T --data-terms D --cache c --resume --precision float32"
+    arguments += " --label 2 --deformation 0.5 --no-histogram-matching --name-cases --leave-out a b"
     _, _, options, device, cache, resume, _ = recorded(arguments.split())
     assert options == TrainingOptions(
         preset="paper",
@@ -444,6 +400,11 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
         preprocessing=Preprocessing(bias_correction=True),
         title="T",
         data_terms="D",
+        label=2,
+        deformation_strength=0.5,
+        histogram_matching=False,
+        names_cases=True,
+        held_out=("a", "b"),
     )
     assert (device.precision, cache, resume) == ("float32", Path("c"), True)
     assert recorded(["--validation-cases", "a", "b"])[2].validation == ("a", "b")

@@ -3,8 +3,6 @@
 import argparse
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +12,10 @@ import slicer
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import write_scan
-from VNetSegmentationLib.dependencies import RUN_MODULE, installationAdvice, missingPackages
+from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine
 from VNetSegmentationLib.volumeNodes import imageFromVolume, scanVolumes, volumeProblem
 
 SCENE_SUFFIXES = (".mrb", ".mrml")
-
-_REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
 
 def runHeadlessBatch(arguments: Sequence[str]) -> int:
@@ -44,7 +40,8 @@ def runHeadlessBatch(arguments: Sequence[str]) -> int:
         scenes = _findScenes(inputs)
         scans, failures = _exportScenes(scenes, output, options.get("overwrite", False))
         inputs = [path for path in inputs if path not in scenes] + scans
-        code = _runEngine(inputs, output, options, currentFolder) if inputs else int(ExitCode.SOME_FAILED)
+        command = ["batch", *map(str, inputs), "-o", str(output), *optionArguments(options)]
+        code = runEngine(command, currentFolder) if inputs else int(ExitCode.SOME_FAILED)
     except UserError as error:
         print(f"segment_batch: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -92,9 +89,7 @@ def _check(inputs: Sequence[Path]) -> None:
     for path in inputs:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
-    missing = missingPackages(_REQUIREMENTS)
-    if missing:
-        raise UserError(installationAdvice(missing), ExitCode.MISSING_DEPENDENCY)
+    checkPackages()
 
 
 def _findScenes(inputs: Sequence[Path]) -> list[Path]:
@@ -159,29 +154,3 @@ def _fileNames(volumes: Sequence) -> list[str]:
 
 def _isNewer(file: Path, scene: Path) -> bool:
     return file.exists() and file.stat().st_mtime > scene.stat().st_mtime
-
-
-def _runEngine(inputs: Sequence[Path], output: Path, options: dict, currentFolder: str) -> int:
-    """Runs the engine's batch, prints what it says line by line, and returns its exit code."""
-    python = shutil.which("PythonSlicer")
-    if python is None:
-        raise UserError("PythonSlicer was not found. Install Slicer again.", ExitCode.MISSING_DEPENDENCY)
-    arguments = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
-    process = subprocess.Popen(
-        [python, str(RUN_MODULE), "vnet_segmentation", "batch", *map(str, inputs), "-o", str(output), *arguments],
-        cwd=currentFolder,
-        # The launcher PythonSlicer adds to it what Slicer's Python needs.
-        env={**slicer.util.startupEnvironment(), "PYTHONUTF8": "1"},
-        # Never written to: it closes when Slicer ends, in whatever way, and then the batch stops, too.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-    )
-    with process:
-        for line in process.stdout:
-            print(line.rstrip("\n"), flush=True)
-    # A process that was killed has no exit code of its own.
-    return process.returncode if process.returncode >= 0 else int(ExitCode.SOME_FAILED)

@@ -31,8 +31,8 @@ class ModelAndDevice:
                 isDefault = model["name"] == description["default_model"]
                 text = _("{name} (bundled)") if model["bundled"] else "{name}"
                 models.append((text.format(name=model["name"]), "" if isDefault else model["name"]))
-        self._refill(self._model, "Model", models)
-        self._refill(self._device, "Device", self._devices(description["gpus"]))
+        settings.refillChoice(self._model, "Model", models)
+        settings.refillChoice(self._device, "Device", self._devices(description["gpus"]))
         automatic = description["automatic_device"]
         self._device.setItemText(0, _("Automatic: {device}").format(device=automatic["name"]))
         self._device.toolTip = _("Processor that computes. {reason}").format(reason=automatic["reason"])
@@ -41,14 +41,3 @@ class ModelAndDevice:
     def _devices(gpus: list[dict]) -> list[tuple[str, str]]:
         found = [(gpu["title"], gpu["name"]) for gpu in gpus]
         return [(_("Automatic"), "auto"), *found, (_("CPU"), "cpu")]
-
-    @staticmethod
-    def _refill(comboBox, name: str, choices: list[tuple[str, str]]) -> None:
-        wish = settings.setting(name, choices[0][1])
-        # What is not there today, such as a GPU in a dock, is still the user's wish tomorrow.
-        wasBlocked = comboBox.blockSignals(True)
-        comboBox.clear()
-        for text, value in choices:
-            comboBox.addItem(text, value)
-        settings.choose(comboBox, wish)
-        comboBox.blockSignals(wasBlocked)

@@ -8,6 +8,7 @@ from VNetSegmentationLib.batchTab import BatchTab
 from VNetSegmentationLib.panelWorker import PanelWorker
 from VNetSegmentationLib.parameters import PanelParameters
 from VNetSegmentationLib.segmentTab import SegmentTab
+from VNetSegmentationLib.trainTab import TrainTab
 
 
 class Panel(VTKObservationMixin):
@@ -26,10 +27,12 @@ class Panel(VTKObservationMixin):
         self._logic = logic
         self._parameters = None
         self._guiTag = None
-        self._segmentTab = self._batchTab = None
+        self._segmentTab = self._batchTab = self._trainTab = None
         self.worker = PanelWorker(ui, logic.client, installer, requirements, self._update)
         self._segmentTab = SegmentTab(ui, self.worker)
         self._batchTab = BatchTab(ui, self.worker, lambda: self._parameters.threshold if self._parameters else 0.5)
+        self._trainTab = TrainTab(ui, self.worker, logic.trainingClient)
+        self.worker.onDescription = self._trainTab.show
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self._onSceneEndClose)
@@ -50,6 +53,7 @@ class Panel(VTKObservationMixin):
         """The module is unloaded, or Slicer ends."""
         self._dropParameters()
         self.removeObservers()
+        self._trainTab.cleanup()
         self.worker.stop()
 
     def _takeParameters(self) -> None:
@@ -57,17 +61,20 @@ class Panel(VTKObservationMixin):
             self._parameters = PanelParameters(self._logic.getParameterNode())
             self._guiTag = self._parameters.connectGui(self._ui)
             self.addObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
-            self._segmentTab.setParameters(self._parameters)
+            for tab in (self._segmentTab, self._trainTab):
+                tab.setParameters(self._parameters)
 
     def _dropParameters(self) -> None:
         if self._parameters is not None:
             self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
             self._parameters.disconnectGui(self._guiTag)
             self._parameters = None
-            self._segmentTab.setParameters(None)
+            for tab in (self._segmentTab, self._trainTab):
+                tab.setParameters(None)
 
     def _onParametersModified(self, caller=None, event=None) -> None:
         self._segmentTab.update()
+        self._trainTab.update()
 
     def _onSceneStartClose(self, caller, event) -> None:
         self._dropParameters()
@@ -81,9 +88,10 @@ class Panel(VTKObservationMixin):
     def _onNodeRemoved(self, caller, event) -> None:
         if self._parameters is not None:
             self._segmentTab.update()
+            self._trainTab.update()
 
     def _update(self) -> None:
         # The tabs say something of their own while they are being made.
-        if self._segmentTab is not None and self._batchTab is not None:
-            self._segmentTab.update()
-            self._batchTab.update()
+        if self._trainTab is not None:
+            for tab in (self._segmentTab, self._batchTab, self._trainTab):
+                tab.update()

@@ -36,6 +36,8 @@ class PanelWorker:
         self.busyWith = None
         """What is under way, in a sentence; None when a task can begin."""
         self.isInstalling = False
+        self.onDescription: Callable[[dict], None] = lambda description: None
+        """Gets the worker's answer to "describe", too."""
         self._log = ui.logText
         self._installer = installer
         self._requirements = requirements
@@ -54,11 +56,19 @@ class PanelWorker:
         """Starts the worker and loads the model in the background, so that a click finds both there."""
         if self.client.isRunning or self.busyWith or missingPackages(self._requirements):
             return
-        self.client.submit(Job("describe", onResult=self._described, onError=lambda sentence, code: self.log(sentence)))
+        self.client.submit(Job("describe", onResult=self._load, onError=lambda sentence, code: self.log(sentence)))
 
-    def _described(self, description: dict) -> None:
-        # Only now is it known whether the model that was chosen last time is still there.
+    def describe(self) -> None:
+        """Asks the worker anew what there is, after models came or went."""
+        self.client.submit(Job("describe", onResult=self._show, onError=lambda sentence, code: self.log(sentence)))
+
+    def _show(self, description: dict) -> None:
         self.choice.show(description)
+        self.onDescription(description)
+
+    def _load(self, description: dict) -> None:
+        # Only now is it known whether the model that was chosen last time is still there.
+        self._show(description)
         fields = {"model": self.choice.model, "device": self.choice.device}
         self.client.submit(Job("load", fields, onError=lambda sentence, code: self.log(sentence)))
 

@@ -13,6 +13,8 @@ class PanelParameters:
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     referenceSegmentation: slicer.vtkMRMLSegmentationNode
+    pairVolume: slicer.vtkMRMLScalarVolumeNode
+    pairSegmentation: slicer.vtkMRMLSegmentationNode
     threshold: Annotated[float, WithinRange(0.05, 0.95)] = 0.5
     smooth: bool = False
     keepProbability: bool = False

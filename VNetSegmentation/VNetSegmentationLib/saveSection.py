@@ -23,7 +23,6 @@ class SaveSection:
         self._volumeId = None
         settings.bindText(ui.saveNameEdit, "SaveName", DEFAULT_PATTERN)
         settings.bindChoice(ui.saveFormatComboBox, "SaveFormat", [(suffix, suffix) for suffix in FORMATS])
-        settings.bindPath(ui.trainingFolderPath, "TrainingFolder")
         ui.saveMaskButton.connect("clicked()", self._saveMask)
         ui.addToTrainingButton.connect("clicked()", self._addToTraining)
         self.show(None)
@@ -73,11 +72,11 @@ class SaveSection:
     def _writeCase(self) -> str:
         folder = self._ui.trainingFolderPath.currentPath
         if not folder:
-            raise UserError(_("Choose a folder for the training cases."))
+            raise UserError(_("Choose a folder for the training cases in the Train tab."))
         case = add_case(folder, imageFromVolume(self._segment.volumeNode), self._segment.read())
         text = (
-            _("The mask of {name} was replaced: this scan is in the folder already.")
+            _("The mask of {name} was replaced: this scan is in {folder} already.")
             if case.replaced
-            else _("Added as {name}.")
+            else _("Added to {folder} as {name}.")
         )
-        return text.format(name=case.name)
+        return text.format(name=case.name, folder=folder)

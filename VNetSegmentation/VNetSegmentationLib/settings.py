@@ -38,6 +38,28 @@ def bindChoice(comboBox, name: str, choices: list[tuple[str, str]]) -> None:
     comboBox.connect("currentIndexChanged(int)", lambda index: setSetting(name, comboBox.itemData(index) or ""))
 
 
+def refillChoice(comboBox, name: str, choices: list[tuple[str, str]]) -> None:
+    """Gives a combo box of `bindChoice` other choices.
+
+    What is not there today, such as a GPU in a dock, is still the user's wish tomorrow.
+    """
+    wish = setting(name, choices[0][1])
+    wasBlocked = comboBox.blockSignals(True)
+    comboBox.clear()
+    for text, value in choices:
+        comboBox.addItem(text, value)
+    choose(comboBox, wish)
+    comboBox.blockSignals(wasBlocked)
+
+
+def bindNumber(spinBox, name: str) -> None:
+    """A QSpinBox that remembers its value; the form gives the first one."""
+    stored = setting(name)
+    if stored.isdigit():
+        spinBox.value = int(stored)
+    spinBox.connect("valueChanged(int)", lambda value: setSetting(name, str(value)))
+
+
 def chosen(comboBox) -> str:
     """The value of the chosen item."""
     return comboBox.itemData(comboBox.currentIndex)

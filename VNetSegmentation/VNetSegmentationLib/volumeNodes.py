@@ -62,6 +62,20 @@ def imageFromVolume(volumeNode) -> sitk.Image:
     return image
 
 
+def addVolume(image: sitk.Image, name: str):
+    """Adds an image, 3D, LPS, as a scalar volume that is no scan to segment; returns its node."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    lpsToRas = np.diag((-1.0, -1.0, 1.0, 1.0))
+    ijkToLps = np.eye(4)
+    ijkToLps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    ijkToLps[:3, 3] = image.GetOrigin()
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(lpsToRas @ ijkToLps))
+    slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(image))
+    node.CreateDefaultDisplayNodes()
+    node.SetAttribute(_MADE_HERE, "case")
+    return node
+
+
 def addProbabilityVolume(probability: sitk.Image, volumeNode):
     """Adds a scalar volume with the probability, under the scan's transform; returns its node."""
     name = slicer.mrmlScene.GenerateUniqueName(_("{scan} prostate probability").format(scan=volumeNode.GetName()))

@@ -28,7 +28,8 @@ class Job:
         command: one of ``vnet_segmentation.worker_commands``.
         fields: of the request, fit for JSON.
         onProgress: gets a fraction from 0 to 1 and a sentence.
-        onCase: gets the fields of a batch's event "case".
+        onCase: gets the fields of an event "case", of a batch or of training cases.
+        onTraining: gets the fields of a training's event "training".
         onResult: gets the fields of the result.
         onError: gets a sentence, and the ``ExitCode`` as int, or None for a bug.
         onCancelled: the request was stopped.
@@ -43,11 +44,12 @@ class Job:
         onCancelled: Callable[[], None] = lambda: None,
         onProgress: Callable[[float, str], None] = lambda fraction, sentence: None,
         onCase: Callable[[dict], None] = lambda case: None,
+        onTraining: Callable[[dict], None] = lambda progress: None,
     ):
         self.command = command
         self.fields = fields or {}
         self.onResult, self.onError, self.onCancelled = onResult, onError, onCancelled
-        self.onProgress, self.onCase = onProgress, onCase
+        self.onProgress, self.onCase, self.onTraining = onProgress, onCase, onTraining
         self.id = None
         self.begun = self.sentAgain = self.cancelRequested = False
 
@@ -101,13 +103,14 @@ class WorkerClient:
             self._start()
         return job
 
-    def cancel(self, job: Job) -> None:
-        """Asks for a stop; if that does not help, ends the process. ``onCancelled`` comes within a second."""
+    def cancel(self, job: Job, graceMs: int = CANCEL_GRACE_MS) -> None:
+        """Asks for a stop; if that does not help in time, ends the process. By default ``onCancelled`` comes within a
+        second."""
         if job.id not in self._jobs or job.cancelRequested:
             return
         job.cancelRequested = True
         self._send({"command": "cancel", "id": job.id})
-        qt.QTimer.singleShot(CANCEL_GRACE_MS, lambda: self._killIfPending(job))
+        qt.QTimer.singleShot(graceMs, lambda: self._killIfPending(job))
 
     def wait(self, job: Job) -> None:
         """Blocks until the job has ended; its callbacks come meanwhile. For scripts, which have no event loop."""
@@ -187,7 +190,7 @@ class WorkerClient:
             )
         elif name == "failed":
             self._endAll(event["message"], event["code"])
-        elif name in ("begun", "progress", "case", "result", "error", "cancelled"):
+        elif name in ("begun", "progress", "case", "training", "result", "error", "cancelled"):
             job = self._jobs.get(event.pop("id"))
             if job is not None:
                 self._onJobEvent(job, name, event)
@@ -199,6 +202,8 @@ class WorkerClient:
             job.onProgress(event["fraction"], event["message"])
         elif name == "case":
             job.onCase(event)
+        elif name == "training":
+            job.onTraining(event)
         else:
             del self._jobs[job.id]
             # A result that was overtaken by the wish to stop is not wanted any more.
@@ -263,8 +268,9 @@ class WorkerClient:
 _shared = {}
 
 
-def sharedClient(moduleFolder: str) -> WorkerClient:
-    """The one client of the application, so that panel and scripts share a loaded model."""
-    if moduleFolder not in _shared:
-        _shared[moduleFolder] = WorkerClient(moduleFolder)
-    return _shared[moduleFolder]
+def sharedClient(moduleFolder: str, purpose: str = "segmentation") -> WorkerClient:
+    """The one client of the application for a purpose, so that panel and scripts share a loaded model."""
+    key = (moduleFolder, purpose)
+    if key not in _shared:
+        _shared[key] = WorkerClient(moduleFolder)
+    return _shared[key]

@@ -25,8 +25,8 @@ from vnet_segmentation.recipe import recipe_names
 from vnet_segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from vnet_segmentation.train_model import TrainingOptions
     from vnet_segmentation.training import Progress
+    from vnet_segmentation.training_plan import TrainingOptions
 
 EXIT_CODES_HELP = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -98,19 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_segmentation_options(batch)
 
     train = _command(commands, "train", _train, "train a model on labelled cases")
-    train.add_argument("data", type=Path, metavar="DATA", help="PROMISE12 or nnU-Net folder, or a CSV manifest")
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the new model")
-    chosen = train.add_mutually_exclusive_group()
-    chosen.add_argument("--validation", type=int, metavar="N", help="cases to set apart (default: one in five)")
-    chosen.add_argument("--validation-cases", nargs="+", metavar="NAME", help="the cases to set apart")
-    train.add_argument("--cache", type=Path, metavar="DIR", help="prepared cases (default: MODEL.training/cache)")
-    train.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    _add_data_options(train, "one in five")
+    _add_network_options(train)
     _add_training_options(train)
+
+    finetune = _command(commands, "finetune", _train, "train a model further on your own cases")
+    finetune.add_argument("--base", metavar="MODEL", help="name or folder of the model (default: the bundled one)")
+    _add_data_options(finetune, "one in five; with fewer than 10 cases a cross-validation of 3 folds")
+    _add_training_options(finetune)
 
     cross = _command(commands, "crossvalidate", _cross_validate, "train and measure fold by fold; run again to go on")
     cross.add_argument("data", type=Path, metavar="DATA", help="labelled cases, as for train")
     cross.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets models, masks and table")
     cross.add_argument("--folds", type=int, default=5, metavar="N", help="default: %(default)s")
+    _add_network_options(cross)
     _add_training_options(cross)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare masks with reference masks")
@@ -126,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
     _add_segmentation_options(demo)
 
-    _command(commands, "models", _models, "list the models on this computer")
+    models = _command(commands, "models", _models, "list the models on this computer; export, import or delete one")
+    actions = models.add_mutually_exclusive_group()
+    actions.add_argument("--export", nargs=2, metavar=("MODEL", "FILE"), help="write a model as one .zip file")
+    actions.add_argument("--import", dest="import_file", type=Path, metavar="FILE", help="add the model in a .zip file")
+    actions.add_argument("--delete", metavar="MODEL", help="remove one of your own")
     return parser
 
 
@@ -138,14 +143,40 @@ def _command(commands: Any, name: str, function: Callable[..., int], description
     return parser
 
 
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="default", choices=recipe_names(), help="recipe (default: %(default)s)")
+def _add_data_options(parser: argparse.ArgumentParser, default_validation: str) -> None:
+    parser.add_argument("data", type=Path, metavar="DATA", help="PROMISE12 or nnU-Net folder, or a CSV manifest")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the new model")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--validation", type=int, metavar="N", help=f"cases to set apart (default: {default_validation})"
+    )
+    chosen.add_argument("--validation-cases", nargs="+", metavar="NAME", help="the cases to set apart")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="NAME", help="cases not to look at")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="prepared cases (default: MODEL.training/cache)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", default="paper", choices=LAYOUTS, help="of the network (default: %(default)s)")
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, metavar="N", help="length of a run (default: the preset's)")
-    parser.add_argument("--minutes", type=float, metavar="M", help="end a run after this time at the latest")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
     parser.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", choices=recipe_names(), help="recipe (default: finetune with a base model, else default)"
+    )
+    parser.add_argument("--label", type=int, metavar="N", help="of the prostate in masks with several; 0: all labels")
+    parser.add_argument("--iterations", type=int, metavar="N", help="length of a run (default: the preset's)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="end after this time at the latest")
+    parser.add_argument(
+        "--deformation", type=float, default=1.0, metavar="F", help="strength, 0 to 3 (default: %(default)s)"
+    )
+    parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
+    parser.add_argument(
+        "--name-cases", action="store_true", help="write the cases' names into the model (they may be patients' names)"
+    )
     parser.add_argument("--title", default="", help="of the model, for people")
     parser.add_argument("--data-terms", default="", help="source, licence and citation of the data, for the model card")
     _add_device_options(parser)
@@ -225,25 +256,32 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation import format_table
+    from vnet_segmentation.processes import join_processes
     from vnet_segmentation.train_model import train_model
 
     settings = _training_options(
         options, tuple(options.validation_cases) if options.validation_cases else options.validation
     )
-    with _Interrupt() as interrupt:
-        rows = train_model(
+    with _Interrupt() as interrupt, join_processes(options.device) as (processes, device):
+        result = train_model(
             options.data,
             options.output,
             settings,
-            _device(options),
+            _device(device, options.precision),
             options.cache,
             options.resume,
-            say=_say,
+            say=_say if processes.is_first else lambda sentence: None,
             report=_show_training,
             should_stop=interrupt.is_set,
+            processes=processes,
         )
-    if rows:
-        print(format_table(rows))
+    if not processes.is_first:
+        return ExitCode.OK
+    for heading, rows in (("Before", result.before), ("After", result.after)):
+        if rows:
+            print(f"{heading}:\n{format_table(rows)}" if result.before else format_table(rows))
+    if result.improvement:
+        print(result.improvement.sentence)
     print(f"The model is in {options.output}.")
     return ExitCode.OK
 
@@ -258,7 +296,7 @@ def _cross_validate(options: argparse.Namespace) -> int:
             options.output,
             options.folds,
             _training_options(options),
-            _device(options),
+            _device(options.device, options.precision),
             _say,
             _show_training,
             interrupt.is_set,
@@ -270,19 +308,28 @@ def _cross_validate(options: argparse.Namespace) -> int:
 
 def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:
     from vnet_segmentation.preprocessing import Preprocessing
-    from vnet_segmentation.train_model import TrainingOptions
+    from vnet_segmentation.training_plan import TrainingOptions
 
+    # What the command has no option for is the base model's.
+    given = vars(options)
+    network: dict[str, Any] = {name: given[name] for name in ("layout", "width") if name in given}
+    if "bias_correction" in given:
+        network["preprocessing"] = Preprocessing(bias_correction=options.bias_correction)
     return TrainingOptions(
+        base=find_model(options.base) if "base" in given else None,
         preset=options.preset,
-        layout=options.layout,
-        width=options.width,
+        **network,
         validation=validation,
+        held_out=tuple(given.get("leave_out", ())),
+        label=options.label,
         iterations=options.iterations,
         minutes=options.minutes,
+        deformation_strength=options.deformation,
+        histogram_matching=not options.no_histogram_matching,
         seed=options.seed,
-        preprocessing=Preprocessing(bias_correction=options.bias_correction),
         title=options.title,
         data_terms=options.data_terms,
+        names_cases=options.name_cases,
     )
 
 
@@ -291,12 +338,14 @@ def _say(sentence: str) -> None:
 
 
 def _show_training(progress: Progress) -> None:
-    dice = "" if progress.validation_dice is None else f"  validation Dice {progress.validation_dice:.3f}"
-    print(
-        f"{progress.fraction:6.1%}  iteration {progress.iteration}  loss {progress.loss:.4f}{dice}  "
-        f"{_duration(progress.remaining_s)} left",
-        flush=True,
-    )
+    parts = [f"{progress.fraction:6.1%}", f"iteration {progress.iteration}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.validation_dice is not None:
+        parts.append(f"validation Dice {progress.validation_dice:.3f}")
+    if progress.remaining_s is not None:
+        parts.append(f"{_duration(progress.remaining_s)} left")
+    print("  ".join(parts), flush=True)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -333,19 +382,33 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
+    from vnet_segmentation import model_files
+
+    if options.export:
+        model, file = options.export
+        model_files.export_model(find_model(model), Path(file))
+        print(f"Saved {file}")
+        return ExitCode.OK
+    if options.import_file:
+        print(f"Added {model_files.import_model(options.import_file)}")
+        return ExitCode.OK
+    if options.delete:
+        model_files.delete_model(options.delete)
+        print(f"Deleted {options.delete}")
+        return ExitCode.OK
     for model in list_models():
         origin = "bundled" if model.bundled else "own"
         print(f"{model.name} ({origin}): {model.problem or model.title}\n    {model.folder}")
     return ExitCode.OK
 
 
-def _device(options: argparse.Namespace) -> Device:
+def _device(name: str, precision: str) -> Device:
     set_cpu_threads()
-    return choose_device(options.device, options.precision)
+    return choose_device(name, precision)
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
-    return Segmenter(find_model(options.model), _device(options))
+    return Segmenter(find_model(options.model), _device(options.device, options.precision))
 
 
 def _print_report(report: dict[str, Any]) -> None:

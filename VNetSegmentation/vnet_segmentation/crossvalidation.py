@@ -12,10 +12,12 @@ from vnet_segmentation.dataset import Case, find_cases, folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row, compare_results, write_table
+from vnet_segmentation.model_library import TRAINING_SUFFIX
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
-from vnet_segmentation.train_model import TrainingOptions, train_model
+from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
+from vnet_segmentation.training_plan import TrainingOptions
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
 
@@ -78,7 +80,7 @@ def cross_validate(
             mask = _mask(output, case)
             outputs = Outputs(mask, report=mask.with_name(f"{case.name}_prostate.json"))
             segment_file(segmenter, case.image, outputs, overwrite=True)
-        shutil.rmtree(model.with_name(model.name + ".training"), ignore_errors=True)
+        shutil.rmtree(model.with_name(model.name + TRAINING_SUFFIX), ignore_errors=True)
     cases = [case for _, unseen in parts for case in unseen]
     rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
     write_table(rows, output / TABLE_NAME)

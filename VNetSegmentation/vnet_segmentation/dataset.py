@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from vnet_segmentation.scans import read_scan
 
 VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
+
+_FEW_CASES = 10
+_N_FOLDS_OF_FEW = 3
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -45,6 +49,8 @@ class Case:
     """Hospital or scanner that the scan comes from; empty if not known."""
     split: str = ""
     """"training", "validation" or "test" where the data set says so itself."""
+    label: int | None = None
+    """Of the prostate in the mask, see `mask_files.read_mask`."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,33 @@ def check_cases(cases: Sequence[Case]) -> list[Problem]:
 
 def check_case(case: Case) -> list[Problem]:
     """What is wrong with one case: files missing or unfit, an empty mask, several labels, other geometry."""
-    scan, mask = _read(case, case.image, read_scan), _read(case, case.mask, read_mask)
+    return _inspect(case)[0]
+
+
+def inspect_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, list[Problem], float | None]]:
+    """Reads one pair after another.
+
+    Yields:
+        The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
+    """
+    repeated = _repeated_images(cases)
+    for case in cases:
+        problems, volume_ml = _inspect(case)
+        yield case, problems + [problem for problem in repeated if problem.case == case.name], volume_ml
+
+
+def _inspect(case: Case) -> tuple[list[Problem], float | None]:
+    scan = _read(case, case.image, read_scan)
+    mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
-    if isinstance(mask, sitk.Image):
-        sentences = [_extent_problem(case, mask)]
-        if isinstance(scan, sitk.Image):
-            sentences.append(_geometry_problem(case, scan, mask))
-        problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
-    return problems
+    if not isinstance(mask, sitk.Image):
+        return problems, None
+    sentences = [_extent_problem(case, mask)]
+    if isinstance(scan, sitk.Image):
+        sentences.append(_geometry_problem(case, scan, mask))
+    problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
+    n_voxels = int(sitk.GetArrayViewFromImage(mask).sum())
+    return problems, n_voxels * math.prod(mask.GetSpacing()) / 1000
 
 
 def split_by_site(cases: Sequence[Case], n_validation: int, seed: int) -> tuple[list[Case], list[Case]]:
@@ -148,6 +173,11 @@ def split_by_site(cases: Sequence[Case], n_validation: int, seed: int) -> tuple[
     if not training:
         raise UserError("The data set has no case to train on: all are set apart for validation or test.")
     return training, [case for case in cases if case.name in chosen]
+
+
+def folds_of_few(n_cases: int) -> int:
+    """How many folds cross-validate cases that are too few to set any apart; 0 if they are not, or a single one."""
+    return min(_N_FOLDS_OF_FEW, n_cases) if 1 < n_cases < _FEW_CASES else 0
 
 
 def folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[tuple[list[Case], list[Case]]]:

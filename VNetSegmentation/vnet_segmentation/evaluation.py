@@ -17,7 +17,7 @@ from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.dataset import VOLUME_SUFFIXES, Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
-from vnet_segmentation.metrics import Comparison, check_same_grid, compare
+from vnet_segmentation.metrics import Agreement, Comparison, check_same_grid, compare
 from vnet_segmentation.scans import MASK_STEMS, read_scan, scan_stem
 from vnet_segmentation.segmenter import Segmenter
 
@@ -52,6 +52,12 @@ class Row:
     site: str
     comparison: Comparison
 
+    @staticmethod
+    def from_dict(row: dict[str, Any]) -> Row:
+        """The inverse of `dataclasses.asdict`."""
+        parts = {part: Agreement(**agreement) for part, agreement in row["comparison"].items()}
+        return Row(row["case"], row["site"], Comparison(**parts))
+
     def metrics(self) -> dict[str, float]:
         """By name: those of `metrics.Agreement` for the whole gland, then with base_ and with apex_ before the name."""
         return {
@@ -84,7 +90,7 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
 
     def pairs() -> Iterator[Pair]:
         for case in cases:
-            scan, reference = read_scan(case.image), read_mask(case.mask)
+            scan, reference = read_scan(case.image), read_mask(case.mask, case.label)
             check_same_grid(scan, reference, str(case.image), str(case.mask))
             yield case.name, case.site, segmenter.segment(scan, threshold).mask, reference
 
@@ -233,7 +239,7 @@ def _is_mask_name(name: str) -> bool:
 
 
 def _pair(case: Case, result_file: Path | None) -> Pair:
-    reference = read_mask(case.mask)
+    reference = read_mask(case.mask, case.label)
     if result_file is None:
         return case.name, case.site, reference * 0, reference
     result = read_mask(result_file)

@@ -89,17 +89,19 @@ def write_scan(scan: sitk.Image, path: str | os.PathLike[str]) -> None:
     _write(scan, Path(path), {})
 
 
-def read_mask(path: str | os.PathLike[str]) -> sitk.Image:
+def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Image:
     """Reads a reference mask.
 
     Args:
-        path: file with one label, of any value above 0, on a background of 0; an empty mask is allowed.
+        path: file with labels above 0 on a background of 0; an empty mask is allowed.
+        label: which of them is the prostate; 0: all together are; None: there must be no more than one.
 
     Returns:
         3D image, uint8, 0 and 1.
 
     Raises:
-        UserError: see `scans.read_volume`; or several labels, or values that are not whole numbers.
+        UserError: see `scans.read_volume`; or several labels of which none was chosen, or values that are not whole
+            numbers.
     """
     image = read_volume(path)
     name = Path(path).name
@@ -109,9 +111,11 @@ def read_mask(path: str | os.PathLike[str]) -> sitk.Image:
     # A NaN is unequal to itself and so is refused, too.
     if not np.array_equal(labels, np.abs(np.round(labels))):
         raise UserError(f"{name} is not a mask: it has values that are negative or not whole. Give a mask of 0 and 1.")
-    if labels.size > 1:
+    if label:
+        return image == label
+    if labels.size > 1 and label is None:
         named = ", ".join(f"{label:g}" for label in labels[:8]) + ", ..." * (labels.size > 8)
-        raise UserError(f"{name} has {labels.size} labels ({named}). Give a mask with the prostate as its only label.")
+        raise UserError(f"{name} has {labels.size} labels ({named}). Say which one is the prostate.")
     return image != 0
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vnet_segmentation.bundle import check_weights_hash, read_description
 from vnet_segmentation.errors import ExitCode, UserError
-
-MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
-"""Environment variable: a folder of models to use instead of the user's usual one."""
+from vnet_segmentation.user_folders import user_models_folder
 
 DEFAULT_MODEL_FILE = "default.txt"
 """In the folder of bundled models: the name of the one that is used when none is asked for."""
+
+TRAINING_SUFFIX = ".training"
+"""Of the folder beside a model's that holds what its unfinished training needs to go on."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -47,21 +46,6 @@ def bundled_models_folder(package: Path = _PACKAGE) -> Path | None:
         package.parent.parent / "Resources" / "Models",  # source tree
     )
     return next((folder for folder in candidates if folder.is_dir()), None)
-
-
-def user_models_folder() -> Path:
-    """Where the user's own models are kept; it need not exist. `MODELS_VARIABLE` names another one."""
-    chosen = os.environ.get(MODELS_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    home = Path.home()
-    if sys.platform == "win32":
-        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        data = home / "Library" / "Application Support"
-    else:
-        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return data / "VNetSegmentation" / "Models"
 
 
 def list_models(user_folder: Path | None = None) -> list[ListedModel]:
@@ -108,8 +92,12 @@ def find_model(name_or_path: str | None, user_folder: Path | None = None) -> Pat
 def _model_folders(user_folder: Path | None) -> Iterator[Path]:
     for library in (bundled_models_folder(), user_folder or user_models_folder()):
         if library is not None and library.is_dir():
-            # Dotted folders are bundles that are being written; __pycache__ appears in a package.
-            yield from sorted(f for f in library.iterdir() if f.is_dir() and not f.name.startswith((".", "_")))
+            yield from sorted(folder for folder in library.iterdir() if _may_be_model(folder))
+
+
+def _may_be_model(folder: Path) -> bool:
+    # Dotted folders are bundles that are being written; __pycache__ appears in a package.
+    return folder.is_dir() and not folder.name.startswith((".", "_")) and not folder.name.endswith(TRAINING_SUFFIX)
 
 
 def _default_name() -> str:

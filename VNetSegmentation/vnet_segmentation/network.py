@@ -6,10 +6,13 @@ Image Segmentation", 3DV 2016, section 2, figure 2 and table 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 N_STAGES = 5
 """Resolutions on the way down; each step halves the sides."""
@@ -118,6 +121,8 @@ class VNet(nn.Module):
         if width < 1:
             raise ValueError(f"The width must be at least 1, is {width}.")
         self.layout, self.width, self.normalisation = layout, width, normalisation
+        self.recomputes = False
+        """In training, compute each stage's activations a second time instead of keeping them: less memory, slower."""
         plan = LAYOUTS[layout]
         channels = [width * 2**i for i in range(N_STAGES)]
 
@@ -161,15 +166,21 @@ class VNet(nn.Module):
                 f"{SIDE_MULTIPLE}, got {tuple(image.shape)}."
             )
         skips = []
-        x = self.down_stages[0](image)
+        x = self._stage(self.down_stages[0], image)
         for step, stage in zip(self.down_steps[:-1], self.down_stages[1:-1], strict=True):
             skips.append(x)
-            x = stage(step(x))
+            x = self._stage(stage, step(x))
         skips.append(x)
-        x = self._deepest_stage(self.down_steps[-1](x))
+        x = self._stage(self._deepest_stage, self.down_steps[-1](x))
         for step, stage in zip(self.up_steps, self.up_stages, strict=True):
-            x = stage(torch.cat([step(x), skips.pop()], dim=1))
+            x = self._stage(stage, torch.cat([step(x), skips.pop()], dim=1))
         return self.output(x)
+
+    def _stage(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        # Batch normalisation would count every batch twice.
+        if self.recomputes and self.normalisation != "batch" and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(stage, x, use_reentrant=False))
+        return stage(x)
 
     def _deepest_stage(self, x: Tensor) -> Tensor:
         # torch 2.13 on the CPU computes a wrong bfloat16 weight gradient of a convolution whose feature map is

@@ -39,8 +39,14 @@ class Recipe:
     """Gradients longer than this are shortened to it."""
     averaging_decay: float = 0.0
     """Of the exponential average of the weights, which is the model that is kept; 0 keeps the last weights."""
+    keeps_best: bool = False
+    """Keep the weights with the best validation, if there are validation cases, instead of the last ones."""
+    patience: int = 0
+    """The run ends after so many validations without a gain; 0 for never."""
     synthetic_probability: float = 0.0
     """Share of the crops that come from synthetic phantoms."""
+    n_synthetic_cases: int = 48
+    """Phantoms to draw from; one takes about half a second to make."""
     small_crop_until: float = 0.0
     """Part of the run that sees `small_crop_size` instead of the model's whole field: most of the learning at
     less than half of the time."""

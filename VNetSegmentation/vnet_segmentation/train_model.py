@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vnet_segmentation.bundle import check_destination, save_bundle
-from vnet_segmentation.dataset import Case, Problem, check_cases, find_cases, split_by_site
+from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.bundle import check_destination, load_bundle, save_bundle
+from vnet_segmentation.dataset import Case, Problem, check_cases, find_cases
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.evaluation import Row, evaluate_cases, summarise
+from vnet_segmentation.improvement import Improvement, judge
+from vnet_segmentation.model_library import TRAINING_SUFFIX
+from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.recipe import load_recipe
+from vnet_segmentation.processes import Processes
+from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun
-from vnet_segmentation.training_cache import load_cases, make_synthetic_cases
+from vnet_segmentation.training_cache import TrainingCase, load_cases, make_synthetic_cases
+from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
 
-_MAX_WIDTH = 64
-"""What a bundle may have at most; better known before the training than after it."""
-_N_SYNTHETIC_CASES = 48
-_N_VALIDATION_SHARE = 5
-"""One case in so many is set apart for validation unless the user says otherwise."""
+_N_VALIDATIONS = 10
+"""Of a fine-tuning run, whatever its length; ten iterations or more lie between them."""
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """What the user chooses."""
+class TrainingResult:
+    """What became of a training."""
 
-    preset: str = "default"
-    layout: str = "paper"
-    width: int = 8
-    validation: int | tuple[str, ...] | None = None
-    """How many cases to set apart, or which; None: one in five. Never more than leaves one case per site. Where the
-    data set says itself which cases are for validation, a number is ignored."""
-    held_out: tuple[str, ...] = ()
-    """Cases that this training must not see at all, not even to choose its best weights."""
-    iterations: int | None = None
-    """None: as many as the preset says."""
-    minutes: float | None = None
-    seed: int = 0
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    title: str = ""
-    data_terms: str = ""
-    """Source, licence and citation of the data, for the model card."""
+    before: list[Row]
+    """The base model on the cases that judge; empty without a base or without such cases."""
+    after: list[Row]
+    """The new model on the same ones; in a cross-validation, models that have not seen the case."""
+    improvement: Improvement | None
+    """None where there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all runs of one training share."""
+
+    options: TrainingOptions
+    recipe: Recipe
+    base: VNet | None
+    base_description: dict[str, Any] | None
+    state_folder: Path
+    device: Device
+    processes: Processes
+    say: Callable[[str], None]
+    report: Callable[[Progress], None]
+    should_stop: Callable[[], bool]
 
 
 def train_model(
@@ -57,11 +68,13 @@ def train_model(
     say: Callable[[str], None] = lambda sentence: None,
     report: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> list[Row]:
-    """Trains a model and writes its bundle.
+    processes: Processes | None = None,
+) -> TrainingResult:
+    """Trains a model, from scratch or from a base model, and writes its bundle.
 
     While it trains, the state is kept in the folder `<model>.training`, from which `resume` goes on; it is not part
-    of the bundle and can be deleted afterwards.
+    of the bundle and can be deleted afterwards. The model holds no case names (unless `options.names_cases`), paths
+    or headers.
 
     Args:
         data: see `dataset.find_cases`.
@@ -69,36 +82,35 @@ def train_model(
         cache: folder of prepared cases; None: in `<model>.training`.
         resume: go on from the checkpoint, if there is one.
         say: told what happens, a sentence at a time.
-        report: see `TrainingRun.run`.
+        report: see `TrainingRun.run`; with several runs, fraction and time are those of all.
         should_stop: asked before each case is prepared and after each iteration.
+        processes: see `processes.join_processes`; only the first writes, reports and returns rows.
 
     Returns:
-        Validation metrics on the cases' own grid, measured through the written bundle; empty without validation.
+        Metrics on the cases' own grid, measured through the written bundle, before and after.
 
     Raises:
         UserError: the options or the data have problems (all of the data's are listed), the output exists, the
             checkpoint is damaged or another run's, the training diverged, or the run was stopped
             (`ExitCode.CANCELLED`; once it had begun to train, a checkpoint is there).
     """
+    processes = processes or Processes()
     check_options(options)
-    state_folder = model.with_name(model.name + ".training")
-    checkpoint = state_folder / "checkpoint.safetensors"
-    if checkpoint.exists() and not resume:
-        raise UserError(
-            f"{checkpoint} is of an earlier training. Add --resume to go on with it, or delete it.",
-            ExitCode.CANNOT_WRITE,
-        )
-    # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
-    check_destination(model, model.name, overwrite=checkpoint.exists())
-    cases = find_cases(data)
-    say(f"Checking {len(cases)} cases")
-    problems = check_cases(cases)
-    if problems:
-        raise UserError(_list_problems(problems))
-    training, validation = choose_validation(cases, options)
-    recipe = load_recipe(options.preset)
-    if options.iterations is not None:
-        recipe = replace(recipe, iterations=options.iterations)
+    base, base_description = load_bundle(options.base) if options.base else (None, None)
+    if base is not None and base_description is not None:
+        preprocessing = Preprocessing.from_dict(base_description["preprocessing"])
+        options = replace(options, layout=base.layout, width=base.width, preprocessing=preprocessing)
+    recipe = make_recipe(options, base, processes.count)
+    state_folder = model.with_name(model.name + TRAINING_SUFFIX)
+    if processes.is_first:
+        _check_state(model, state_folder, resume)
+    cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
+    if processes.is_first:
+        say(f"Checking {len(cases)} cases")
+        problems = check_cases(cases)
+        if problems:
+            raise UserError(_list_problems(problems))
+    plan = plan_training(cases, options)
     cache = cache or state_folder / "cache"
 
     def prepare_next(name: str) -> None:
@@ -106,28 +118,123 @@ def train_model(
             raise UserError("Stopped before the training began. Give the same command to go on.", ExitCode.CANCELLED)
         say(f"Preparing {name}")
 
-    prepared = load_cases([*training, *validation], options.preprocessing, cache, prepare_next)
+    if not processes.is_first:
+        # The first process fills the cache.
+        processes.wait()
+    used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
+    prepared = dict(zip(used, load_cases(used, options.preprocessing, cache, prepare_next), strict=True))
+    if processes.is_first:
+        processes.wait()
     synthetic = []
     if recipe.synthetic_probability:
-        prepare_next(f"{_N_SYNTHETIC_CASES} synthetic cases")
-        synthetic = make_synthetic_cases(_N_SYNTHETIC_CASES, options.preprocessing)
+        prepare_next(f"{recipe.n_synthetic_cases} synthetic cases")
+        synthetic = make_synthetic_cases(recipe.n_synthetic_cases, options.preprocessing)
+    job = _Job(options, recipe, base, base_description, state_folder, device, processes, say, report, should_stop)
+    before = []
+    if options.base and plan.judged and processes.is_first:
+        say("Measuring the model to start from")
+        before = list(evaluate_cases(Segmenter(options.base, device), plan.judged))
+    after: list[Row] = []
+    for number, fold in enumerate(plan.folds):
+        say(f"Fold {number + 1} of {len(plan.folds)}: {len(fold.validation)} cases are kept from it")
+        after += _judge_fold(job, number, plan.n_runs, fold, prepared, synthetic)
+    run = _train(job, len(plan.folds), plan.n_runs, plan.final, prepared, synthetic)
+    if not processes.is_first:
+        return TrainingResult([], [], None)
+    description = _describe(job, run, model.name, plan.final, plan.folds)
+    # Should the evaluation fail, the bundle is there without its metrics.
+    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
+    if plan.final.validation:
+        say(f"Evaluating {len(plan.final.validation)} cases that the model has not learned from")
+        after = list(evaluate_cases(Segmenter(model, device), plan.final.validation))
+    improvement = _improvement(before, after)
+    if after:
+        description["metrics"] = _metrics(options, plan.folds, before, after, improvement)
+        save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
+    return TrainingResult(before, after, improvement)
+
+
+def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 1) -> Recipe:
+    """The preset with the user's changes.
+
+    Args:
+        base: the network of the model to start from.
+        n_processes: that share a batch.
+    """
+    recipe = load_recipe(options.preset_name)
+    strength, deformation = options.deformation_strength, recipe.deformation
+    appearance = recipe.appearance
+    if not options.histogram_matching:
+        appearance = replace(appearance, histogram_matching_probability=0.0)
+    return replace(
+        recipe,
+        normalisation=recipe.normalisation if base is None else base.normalisation,
+        iterations=options.iterations or recipe.iterations,
+        # The processes share a batch; one that is too small for them grows.
+        batch_size=-(-recipe.batch_size // n_processes) * n_processes,
+        deformation=replace(deformation, bspline_sigma_voxels=deformation.bspline_sigma_voxels * strength),
+        appearance=appearance,
+    )
+
+
+def _check_state(model: Path, state_folder: Path, resume: bool) -> None:
+    begun = next(iter(sorted([*state_folder.glob("*.safetensors"), *state_folder.glob("fold-*.json")])), None)
+    if begun and not resume:
+        raise UserError(
+            f"{begun} is of an earlier training. Add --resume to go on with it, or delete it.",
+            ExitCode.CANNOT_WRITE,
+        )
+    # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
+    check_destination(model, model.name, overwrite=begun is not None)
+
+
+def _train(
+    job: _Job,
+    number: int,
+    n_runs: int,
+    split: Split,
+    prepared: dict[Case, TrainingCase],
+    synthetic: Sequence[TrainingCase],
+) -> TrainingRun:
+    """One run of a training, to its end."""
+    options, n_folds = job.options, n_runs - 1
+    is_final = number == n_folds
     run = TrainingRun(
         network={"layout": options.layout, "width": options.width},
-        recipe=recipe,
+        # The folds are judged by these cases; nothing may be chosen by them.
+        recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         preprocessing=options.preprocessing,
-        cases=prepared[: len(training)],
-        validation=prepared[len(training) :],
+        cases=[prepared[case] for case in split.training],
+        validation=[prepared[case] for case in split.validation],
         synthetic=synthetic,
-        device=device,
+        device=job.device,
         seed=options.seed,
-        minutes=options.minutes,
+        minutes=options.minutes and options.minutes / n_runs,
+        start=job.base,
+        processes=job.processes,
+        say=job.say,
     )
+    checkpoint = job.state_folder / ("checkpoint.safetensors" if is_final else f"fold-{number + 1}.safetensors")
     if checkpoint.exists():
         run.resume(checkpoint)
-        say(f"Going on at iteration {run.iteration}")
-    say(f"Training on {len(training)} cases, {len(validation)} set apart for validation. {run.device.reason}")
+        job.say(f"Going on at iteration {run.iteration}")
+    job.say(
+        f"Training on {len(split.training)} cases, {len(split.validation)} set apart for validation. "
+        f"{run.device.reason}"
+    )
+
+    def report(progress: Progress) -> None:
+        remaining_s = progress.remaining_s
+        if remaining_s is not None:
+            remaining_s += (n_folds - number) * (run.elapsed_s + remaining_s)
+        job.report(replace(progress, fraction=(number + progress.fraction) / n_runs, remaining_s=remaining_s))
+
+    intervals: dict[str, Any] = {}
+    if job.base is not None:
+        # A short run would not come to its first validation, otherwise.
+        intervals = {"validate_every": max(10, run.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
     try:
-        finished = run.run(report, lambda: run.save(checkpoint), should_stop)
+        finished = run.run(report, lambda: run.save(checkpoint), job.should_stop, **intervals)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -139,98 +246,103 @@ def train_model(
         raise UserError(
             f"Stopped at iteration {run.iteration}. Add --resume to the same command to go on.", ExitCode.CANCELLED
         )
-    return export_model(run, model, options, training, validation, say)
+    return run
 
 
-def check_options(options: TrainingOptions) -> None:
-    """Refuses what would fail only after hours.
-
-    Raises:
-        UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
-    """
-    for is_right, sentence in (
-        (1 <= options.width <= _MAX_WIDTH, f"The width is {options.width}. Choose 1 to {_MAX_WIDTH}."),
-        (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
-        (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
-        (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),
-        (options.title.isprintable(), "The title must be one line of printable characters."),
-    ):
-        if not is_right:
-            raise UserError(sentence, ExitCode.USAGE)
-
-
-def export_model(
-    run: TrainingRun,
-    model: Path,
-    options: TrainingOptions,
-    training: Sequence[Case],
-    validation: Sequence[Case],
-    say: Callable[[str], None],
+def _judge_fold(
+    job: _Job,
+    number: int,
+    n_runs: int,
+    fold: Split,
+    prepared: dict[Case, TrainingCase],
+    synthetic: Sequence[TrainingCase],
 ) -> list[Row]:
-    """Writes the bundle of a finished run, and measures it as written, 8-bit weights and all.
-
-    Should the evaluation fail, the bundle is there without its metrics.
-    """
-    description = describe_model(run, model.name, options, training, validation)
-    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
-    if not validation:
+    """Trains without the fold's validation cases and measures on them; a fold that is done is not done again."""
+    results = job.state_folder / f"fold-{number + 1}.json"
+    identity = repr((job.options, job.recipe, fold))
+    if results.exists():
+        stored = json.loads(results.read_text("utf-8"))
+        if stored["identity"] != identity:
+            raise UserError(
+                f"{results} belongs to another training. Resume with the same data and options, or choose another "
+                "output."
+            )
+        return [Row.from_dict(row) for row in stored["rows"]]
+    run = _train(job, number, n_runs, fold, prepared, synthetic)
+    if not job.processes.is_first:
         return []
-    say(f"Evaluating {len(validation)} cases that the model has not seen")
-    rows = list(evaluate_cases(Segmenter(model, run.device), validation))
-    description["metrics"] = summarise(rows)
-    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
+    model = job.state_folder / f"fold-{number + 1}"
+    # By way of a bundle, so that it is judged as it would be used, 8-bit weights and all.
+    save_bundle(model, run.best_network, _describe(job, run, model.name, fold, []), quantise=True, overwrite=True)
+    rows = list(evaluate_cases(Segmenter(model, job.device), fold.validation))
+    with atomic_path(results) as temporary:
+        temporary.write_text(json.dumps({"identity": identity, "rows": [asdict(row) for row in rows]}), "utf-8")
+    # 300 MB that nothing needs any more.
+    shutil.rmtree(model)
+    results.with_suffix(".safetensors").unlink(missing_ok=True)
     return rows
 
 
-def describe_model(
-    run: TrainingRun, name: str, options: TrainingOptions, training: Sequence[Case], validation: Sequence[Case]
-) -> dict[str, Any]:
+def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Sequence[Split]) -> dict[str, Any]:
     """model.json, but for what `save_bundle` fills in."""
+    options, base = job.options, job.base_description
+    title = f"Prostate in T2-weighted MR: V-Net {options.layout}, width {options.width}"
+    if base is not None:
+        title = f"{base['title']}, fine-tuned on {len(split.training)} cases"
+    training = {
+        "data_terms": options.data_terms,
+        "training_cases": _case_names(options, split.training),
+        "validation_cases": _case_names(options, split.validation),
+        "preset": options.preset_name,
+        "recipe": run.recipe.as_dict(),
+        "iterations": run.iteration,
+        "minutes": round(run.elapsed_s / 60, 1),
+        "seed": options.seed,
+        "device": asdict(run.device),
+    }
+    if folds:
+        training["cross_validation"] = f"{len(folds)} folds"
     return {
         "name": name,
-        "title": options.title or f"Prostate in T2-weighted MR: V-Net {options.layout}, width {options.width}",
+        "title": options.title or title,
         "preprocessing": run.preprocessing.as_dict(),
         "labels": ["background", "prostate"],
-        "training": {
-            "data_terms": options.data_terms,
-            "training_cases": [case.name for case in training],
-            "validation_cases": [case.name for case in validation],
-            "preset": options.preset,
-            "recipe": run.recipe.as_dict(),
-            "iterations": run.iteration,
-            "minutes": round(run.elapsed_s / 60, 1),
-            "seed": options.seed,
-            "device": asdict(run.device),
-        },
+        "training": training,
         "metrics": {},
-        "parent": None,
+        "parent": base and {"name": base["name"], "sha256": base["weights"]["sha256"]},
     }
 
 
-def choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    """Cases to train on and cases to validate on. Test cases are in neither, unless they are chosen by name; what is
-    held out never is.
+def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | int:
+    """The names where the user wants them in the model, else how many there are."""
+    return [case.name for case in cases] if options.names_cases else len(cases)
 
-    Raises:
-        UserError: a name that no case has, or too many cases set apart.
-    """
-    unknown = set(options.held_out) - {case.name for case in cases}
-    if unknown:
-        raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
-    cases = [case for case in cases if case.name not in options.held_out]
-    if isinstance(options.validation, tuple):
-        chosen = set(options.validation)
-        unknown = chosen - {case.name for case in cases}
-        if unknown:
-            raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
-        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
-        tests = {case.name for case in cases if case.split == "test"} - chosen
-        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
-    if options.validation is not None:
-        return split_by_site(cases, options.validation, options.seed)
-    usable = [case for case in cases if case.split != "test"]
-    most = len(usable) - len({case.site for case in usable})
-    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
+
+def _improvement(before: Sequence[Row], after: Sequence[Row]) -> Improvement | None:
+    dice_before = {row.case: row.comparison.whole.dice for row in before}
+    pairs = [(dice_before[row.case], row.comparison.whole.dice) for row in after if row.case in dice_before]
+    return judge([pair[0] for pair in pairs], [pair[1] for pair in pairs]) if pairs else None
+
+
+def _metrics(
+    options: TrainingOptions,
+    folds: Sequence[Split],
+    before: Sequence[Row],
+    after: Sequence[Row],
+    improvement: Improvement | None,
+) -> dict[str, Any]:
+    if not options.names_cases:
+        numbers = {row.case: f"case {number}" for number, row in enumerate(after, start=1)}
+        after = [replace(row, case=numbers[row.case]) for row in after]
+        before = [replace(row, case=numbers[row.case]) for row in before]
+    metrics = summarise(after)
+    if folds:
+        # Of a model on a part of the cases; the bundle's own has learned from all and cannot be judged by any.
+        metrics["method"] = f"cross-validation, {len(folds)} folds"
+    if improvement is not None:
+        metrics["parent"] = summarise(before)
+        metrics["against_parent"] = improvement.as_dict()
+    return metrics
 
 
 def _list_problems(problems: Sequence[Problem]) -> str:

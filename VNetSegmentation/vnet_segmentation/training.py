@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +15,19 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from vnet_segmentation.appearance import change_appearance, match_histogram, sample_appearance
+from vnet_segmentation.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
-from vnet_segmentation.deformation import deform, sample_deformation
-from vnet_segmentation.device import Device
+from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import VNet, prostate_probability
-from vnet_segmentation.preprocessing import Preprocessing, normalise
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
+
+_SMALLEST_GAIN = 0.0005
+"""Of validation Dice; less does not count as one."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,12 @@ class Progress:
     iteration: int
     fraction: float
     """Part of the run that is done, 0 to 1."""
-    loss: float
-    """Mean since the last report."""
+    loss: float | None
+    """Mean since the last report; None before the first iteration."""
     validation_dice: float | None
     """Mean over the validation cases, on the network's grid; None where it was not measured."""
-    remaining_s: float
+    remaining_s: float | None
+    """None before the first iteration."""
 
 
 @dataclass
@@ -47,6 +53,9 @@ class TrainingRun:
     CPU a resumed run is, bit for bit, the one that would have been. With a limit in minutes the learning rate follows
     the clock, so that two runs differ.
 
+    Where memory runs out, a run goes on with less: activations that are computed twice instead of kept, then small
+    crops only, then the CPU.
+
     Args:
         network: {"layout": ..., "width": ...}; the normalisation is the recipe's.
         cases: to learn from.
@@ -55,6 +64,9 @@ class TrainingRun:
         device: where to compute; float32 is taken instead of float16.
         minutes: the run ends after this time, all its sessions together, if the recipe's iterations have not ended it
             before.
+        start: its weights are the initial ones; None for random ones.
+        processes: those that share each batch, which the recipe's batch size must allow.
+        say: told in a sentence when memory ran out.
 
     Raises:
         UserError: there are no cases.
@@ -69,6 +81,9 @@ class TrainingRun:
     device: Device
     seed: int = 0
     minutes: float | None = None
+    start: VNet | None = None
+    processes: Processes = field(default_factory=Processes)
+    say: Callable[[str], None] = lambda sentence: None
     iteration: int = field(default=0, init=False)
     elapsed_s: float = field(default=0.0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
@@ -77,6 +92,8 @@ class TrainingRun:
     def __post_init__(self) -> None:
         if not self.cases:
             raise UserError("There are no cases to learn from.")
+        if self.recipe.batch_size % self.processes.count:
+            raise ValueError(f"{self.processes.count} processes cannot share a batch of {self.recipe.batch_size}.")
         if self.device.precision == "float16":
             # The gradient of the Dice loss at a voxel is about 1 / voxels = 1e-6, where float16 has one digit left.
             reason = f"{self.device.reason} Training takes float32 instead of float16, in which its gradients vanish."
@@ -86,7 +103,10 @@ class TrainingRun:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             self.model = VNet(**self.network, normalisation=self.recipe.normalisation)
-        self.model.to(self.device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if self.start is not None:
+            self.model.load_state_dict(self.start.state_dict())
+        self._place(self.model)
+        self._shared = self.processes.share_gradients(self.model)
         self.averaged = (
             AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
             if self.recipe.averaging_decay
@@ -96,16 +116,33 @@ class TrainingRun:
         self.loss_function = LOSSES[self.recipe.loss]
         self._losses: list[float] = []
         """Since the last report."""
+        self._best: dict[str, Tensor] = {}
+        """Weights with the highest validation Dice so far, where the recipe keeps them."""
+        self._best_dice = -math.inf
+        self._n_without_gain = 0
+        """Validations since then."""
+        self._only_small_crops = False
 
     @property
     def fraction(self) -> float:
         """Part of the run that is done: of its iterations, or of its time where that is further."""
+        if self.recipe.patience and self._n_without_gain >= self.recipe.patience:
+            return 1.0
         of_time = self.elapsed_s / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(self.iteration / self.recipe.iterations, of_time))
 
     @property
     def best_network(self) -> VNet:
-        """The model to keep: the averaged weights where the recipe averages, else the last ones."""
+        """The model to keep: the one with the best validation where the recipe keeps it, else the last one."""
+        if not self._best:
+            return self.last_network
+        network = copy.deepcopy(self.last_network)
+        network.load_state_dict(self._best)
+        return network
+
+    @property
+    def last_network(self) -> VNet:
+        """With the averaged weights where the recipe averages."""
         return self.model if self.averaged is None else cast(VNet, self.averaged.module)
 
     def run(
@@ -134,26 +171,34 @@ class TrainingRun:
         stored_s = self.elapsed_s
         finished = self.fraction >= 1
         stopped = False
+        if self.recipe.keeps_best and self.validation and self.start is not None and self.iteration == 0:
+            # What was there before is the first to beat.
+            dice = self._validate()
+            self.history.append({"iteration": 0, "validation_dice": dice})
+            self._tell(report, Progress(0, 0.0, None, dice, None))
         while not (finished or stopped):
             self._losses.append(self.step())
-            self.elapsed_s = time.monotonic() - began
+            self.elapsed_s = self.processes.of_first(time.monotonic() - began)
             finished = self.fraction >= 1
-            stopped = not finished and should_stop()
+            stopped = not finished and bool(self.processes.of_first(should_stop()))
             validates = finished or self.iteration % validate_every == 0
             reports = validates or self.iteration == 1 or self.iteration % report_every == 0
-            dice = self.validation_dice() if validates and self.validation else None
-            self.elapsed_s = time.monotonic() - began
+            dice_now = self._validate() if validates and self.validation else None
+            finished = finished or self.fraction >= 1
+            stopped = stopped and not finished
+            self.elapsed_s = self.processes.of_first(time.monotonic() - began)
             loss = sum(self._losses) / len(self._losses)
             if reports:
-                validation = {} if dice is None else {"validation_dice": dice}
+                validation = {} if dice_now is None else {"validation_dice": dice_now}
                 self.history.append({"iteration": self.iteration, "loss": loss} | validation)
                 self._losses = []
             # Before the report: where its reader has gone, the state is safe.
             if validates or stopped or self.elapsed_s - stored_s >= store_every_s:
-                store()
+                if self.processes.is_first:
+                    store()
                 stored_s = self.elapsed_s
             if reports:
-                report(Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
+                self._tell(report, Progress(self.iteration, self.fraction, loss, dice_now, self._remaining_s()))
         return finished
 
     def step(self) -> float:
@@ -165,18 +210,18 @@ class TrainingRun:
         Raises:
             UserError: the loss or its gradient is not finite any more; the weights are left as they were.
         """
-        images, targets = self._batch()
+        # All processes draw the whole batch, and each makes its own part of it.
+        samples = [
+            draw_sample(self.recipe, self.preprocessing, self.cases, self.synthetic, self.generator)
+            for _ in range(self.recipe.batch_size)
+        ]
+        mine = samples[self.processes.rank :: self.processes.count]
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.iteration, self.fraction)
         self.model.train()
-        with self.device.autocast():
-            logits = self.model(images)
-        loss = self.loss_function(logits, targets)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        value = self.processes.mean(self._backward_in_memory(mine))
         longest = math.inf if self.recipe.gradient_norm is None else self.recipe.gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
-        value = loss.item()
         if not (math.isfinite(value) and math.isfinite(norm.item())):
             raise UserError(
                 f"Training diverged at iteration {self.iteration}: the loss or its gradient is not finite. "
@@ -188,20 +233,82 @@ class TrainingRun:
         self.iteration += 1
         return value
 
+    def _backward_in_memory(self, samples: Sequence[Sample]) -> float:
+        """`_backward`, with less where memory runs out."""
+        while True:
+            try:
+                return self._backward(samples)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
+                    raise
+            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
+            self._step_down()
+
+    def _backward(self, samples: Sequence[Sample]) -> float:
+        """The loss of some samples, and its gradient in the parameters."""
+        self.optimiser.zero_grad(set_to_none=True)
+        images, targets = self._batch(samples)
+        with self.device.autocast():
+            logits = self._shared(images)
+        loss = self.loss_function(logits, targets)
+        loss.backward()
+        return loss.item()
+
+    @property
+    def _can_step_down(self) -> bool:
+        return not (self.model.recomputes and self._only_small_crops and self.device.name == "cpu")
+
+    def _step_down(self) -> None:
+        name = self.device.name
+        if not self.model.recomputes:
+            self.model.recomputes = True
+            self.say(f"Memory ran out on {name}; going on with activations that are computed twice, which is slower.")
+        elif not self._only_small_crops:
+            self._only_small_crops = True
+            self.say(f"Memory ran out on {name}; going on with small crops only.")
+        else:
+            precision, because = best_precision("cpu")
+            self.device = Device("cpu", precision, f"Memory ran out on {name}; {because}.")
+            self.say(f"Memory ran out on {name}; going on with the CPU.")
+            for module in (self.model, self.averaged):
+                if module is not None:
+                    module.cpu()
+            # Loading puts the optimiser's own tensors where its parameters are.
+            self.optimiser.load_state_dict(self.optimiser.state_dict())
+        self.optimiser.zero_grad(set_to_none=True)
+        if torch.device(name).type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def validation_dice(self) -> float:
         """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan."""
-        network = self.best_network.eval()
+        network = self.last_network.eval()
         total = 0.0
         for case in self.validation:
-            middle = (torch.tensor(case.image.shape[::-1]) - 1) / 2
-            image, target = self._crop(case, middle, self._full_shape)
+            sample, device = middle_sample(case), self.device.torch_device
+            image, target = make_sample(sample, self._full_shape, self.preprocessing, device)
             with self.device.autocast():
                 probability = prostate_probability(network(_as_input(image[None])))[0]
             prediction = probability >= 0.5
             both, size = (prediction & target).sum().item(), (prediction.sum() + target.sum()).item()
             total += 2 * both / size if size else 1.0
         return total / len(self.validation)
+
+    def _validate(self) -> float:
+        """The validation Dice, the same in all processes; keeps the weights if they are the best so far."""
+        dice = self.processes.of_first(self.validation_dice() if self.processes.is_first else 0.0)
+        if dice > self._best_dice + _SMALLEST_GAIN:
+            self._best_dice, self._n_without_gain = dice, 0
+            if self.recipe.keeps_best:
+                state = self.last_network.state_dict()
+                self._best = {name: value.detach().cpu().clone() for name, value in state.items()}
+        else:
+            self._n_without_gain += 1
+        return dice
+
+    def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
+        if self.processes.is_first:
+            report(progress)
 
     def save(self, path: Path) -> None:
         """Writes all that a resumed run needs, atomically.
@@ -212,6 +319,7 @@ class TrainingRun:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {
                 f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items() if value is not None
@@ -226,6 +334,8 @@ class TrainingRun:
                 "elapsed_s": self.elapsed_s,
                 "history": self.history,
                 "losses": self._losses,
+                "best_dice": self._best_dice if self._best_dice > -math.inf else None,
+                "n_without_gain": self._n_without_gain,
             },
         )
 
@@ -242,7 +352,7 @@ class TrainingRun:
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
                 "Resume with the same data and options, or choose another output."
             )
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimiser": {}}
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
             if group in groups:
@@ -258,6 +368,8 @@ class TrainingRun:
         self.generator.set_state(tensors["generator"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
         self.history, self._losses = state["history"], state["losses"]
+        self._best, self._n_without_gain = groups["best"], state["n_without_gain"]
+        self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -267,7 +379,11 @@ class TrainingRun:
             "training cases": [case.name for case in self.cases],
             "validation cases": [case.name for case in self.validation],
             "seed": self.seed,
+            "initial weights": None if self.start is None else _hash(self.start),
         }
+
+    def _place(self, network: VNet) -> None:
+        network.to(self.device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def _remaining_s(self) -> float:
         return self.elapsed_s * (1 - self.fraction) / self.fraction if self.fraction else math.inf
@@ -302,51 +418,29 @@ class TrainingRun:
         x, y, z = self.preprocessing.size
         return z, y, x
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        samples = [self._sample() for _ in range(self.recipe.batch_size)]
-        return _as_input(torch.stack([image for image, _ in samples])), torch.stack([mask for _, mask in samples])
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """(depth, height, width) of the crops at this point of the run."""
+        if self.fraction >= self.recipe.small_crop_until and not self._only_small_crops:
+            return self._full_shape
+        x, y, z = self.recipe.small_crop_size
+        return z, y, x
 
-    def _sample(self) -> tuple[Tensor, Tensor]:
-        """A random, augmented crop: image (depth, height, width) and mask, bool."""
-        recipe = self.recipe
-        is_synthetic = bool(self.synthetic) and self._uniform() < recipe.synthetic_probability
-        case = self._choose(self.synthetic if is_synthetic else self.cases)
-        x, y, z = recipe.small_crop_size
-        shape = (z, y, x) if self.fraction < recipe.small_crop_until else self._full_shape
-        return self._crop(case, self._centre(case), shape, augmented=True)
-
-    def _centre(self, case: TrainingCase) -> Tensor:
-        last = torch.tensor(case.image.shape[::-1]) - 1
-        if self._uniform() < self.recipe.anywhere_probability:
-            return torch.rand(3, generator=self.generator) * last
-        if not any(self.recipe.centre_jitter_mm):
-            return last / 2
-        jitter_voxels = torch.tensor(self.recipe.centre_jitter_mm) / torch.tensor(self.preprocessing.spacing_mm)
-        return case.gland_centre + (2 * torch.rand(3, generator=self.generator) - 1) * jitter_voxels
-
-    def _crop(
-        self, case: TrainingCase, centre: Tensor, shape: tuple[int, int, int], augmented: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        deformation = sample_deformation(self.recipe.deformation, self.generator) if augmented else None
-        volumes = case.volumes(self.device.torch_device)
-        (image, mask), inside = deform(volumes, centre, shape, deformation, self.preprocessing.spacing_mm)
-        if augmented:
-            appearance = sample_appearance(self.recipe.appearance, self.generator)
-            if appearance.matches_histogram:
-                source, target = case.quantiles, self._choose(self.cases).quantiles
-                image = match_histogram(image, source.to(image.device), target.to(image.device))
-            image = change_appearance(image, inside, appearance)
-        return normalise(image, inside, self.preprocessing.clip_percentiles), mask >= 0.5
-
-    def _choose(self, cases: Sequence[TrainingCase]) -> TrainingCase:
-        return cases[int(torch.randint(len(cases), (), generator=self.generator))]
-
-    def _uniform(self) -> float:
-        return torch.rand((), generator=self.generator).item()
+    def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        pairs = [make_sample(sample, self._shape, self.preprocessing, self.device.torch_device) for sample in samples]
+        return _as_input(torch.stack([image for image, _ in pairs])), torch.stack([mask for _, mask in pairs])
 
 
 def _as_input(images: Tensor) -> Tensor:
     return images[:, None].contiguous(memory_format=torch.channels_last_3d)
+
+
+def _hash(network: VNet) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ def _load_case(
     if arrays is None:
         report(case.name)
         try:
-            arrays = prepare_pair(read_scan(case.image), read_mask(case.mask), preprocessing)
+            arrays = prepare_pair(read_scan(case.image), read_mask(case.mask, case.label), preprocessing)
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -144,7 +144,7 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
 
 
 def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
-    digest = hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict()]).encode())
+    digest = hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), case.label]).encode())
     for path in (case.image, case.mask):
         for file in _files_of(path):
             digest.update(hashlib.sha256(file.read_bytes()).digest())

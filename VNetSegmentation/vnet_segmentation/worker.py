@@ -27,9 +27,32 @@ _GRACE_S = 3.0
 """For what is under way when the input closes; then the process ends, come what may."""
 
 Request = dict[str, Any]
-Send = Callable[..., None]
-"""Sends an event of a request: its name, and its fields by keyword. Raises `Cancelled` if the request was cancelled."""
-Command = Callable[[Request, Send], dict[str, Any]]
+
+
+class Channel:
+    """The way back to whoever made a request.
+
+    Args:
+        worker: writes the events.
+        identity: of the request.
+    """
+
+    def __init__(self, worker: Worker, identity: Any) -> None:
+        self._worker, self._identity = worker, identity
+
+    @property
+    def is_cancelled(self) -> bool:
+        """The request was cancelled, or there is nobody left who could want its result."""
+        return self._worker.is_cancelled(self._identity)
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Sends an event: its name, and its fields by keyword. Raises `Cancelled` if the request was cancelled."""
+        if self.is_cancelled:
+            raise Cancelled
+        self._worker.send(event, id=self._identity, **fields)
+
+
+Command = Callable[[Request, Channel], dict[str, Any]]
 """Does what a request asks for and returns the fields of its result."""
 
 
@@ -52,6 +75,10 @@ class Worker:
         with self._writing, contextlib.suppress(BrokenPipeError):
             self._output.write(json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n")
             self._output.flush()
+
+    def is_cancelled(self, identity: Any) -> bool:
+        """Whether this request is not wanted any more."""
+        return identity in self._cancelled or self._input_closed.is_set()
 
     def read(self, lines: Iterable[str]) -> None:
         """Queues requests until the input closes; runs beside `serve` in a thread of its own."""
@@ -86,11 +113,7 @@ class Worker:
     def _answer(self, request: Request, commands: dict[str, Command]) -> None:
         identity = request.get("id")
 
-        def send(event: str, **fields: Any) -> None:
-            if identity in self._cancelled or self._input_closed.is_set():
-                raise Cancelled
-            self.send(event, id=identity, **fields)
-
+        send = Channel(self, identity)
         try:
             command = commands.get(request["command"])
             if command is None:

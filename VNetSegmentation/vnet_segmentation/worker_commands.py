@@ -12,18 +12,25 @@ from vnet_segmentation.device import choose_device, set_cpu_threads
 from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.scans import check_scan
 from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.training_commands import training_commands, unfinished_trainings
 from vnet_segmentation.volume_exchange import read_exchange, write_exchange
-from vnet_segmentation.worker import Command, Request, Send
+from vnet_segmentation.worker import Channel, Command, Request
 
 
 def commands() -> dict[str, Command]:
     """Every command by name. They share one loaded model."""
     set_cpu_threads()
     loaded = _LoadedModel()
-    return {"describe": _describe, "load": loaded.load, "segment": loaded.segment, "batch": loaded.batch}
+    return {
+        "describe": _describe,
+        "load": loaded.load,
+        "segment": loaded.segment,
+        "batch": loaded.batch,
+        **training_commands(),
+    }
 
 
-def _describe(request: Request, send: Send) -> dict[str, Any]:
+def _describe(request: Request, send: Channel) -> dict[str, Any]:
     """The models and GPUs of this computer."""
     models = [
         {"name": model.name, "title": model.title, "bundled": model.bundled, "problem": model.problem}
@@ -37,6 +44,7 @@ def _describe(request: Request, send: Send) -> dict[str, Any]:
         "models": models,
         "default_model": find_model(None).name,
         "gpus": gpus,
+        "unfinished_trainings": unfinished_trainings(),
         "automatic_device": {"name": automatic.name, "reason": automatic.reason},
     }
 
@@ -48,19 +56,19 @@ class _LoadedModel:
         self._key: tuple[Any, ...] = ()
         self._segmenter: Segmenter | None = None
 
-    def load(self, request: Request, send: Send) -> dict[str, Any]:
+    def load(self, request: Request, send: Channel) -> dict[str, Any]:
         """Makes the next segmentation as fast as any later one."""
         self._get(request, send).warm_up()
         return {}
 
-    def segment(self, request: Request, send: Send) -> dict[str, Any]:
+    def segment(self, request: Request, send: Channel) -> dict[str, Any]:
         """A volume in, its probability out, both as `volume_exchange` has them."""
         segmenter = self._get(request, send)
         scan = check_scan(read_exchange(request["scan"]), request["name"])
         result = segmenter.segment(scan, request["threshold"], _progress(send))
         return {"probability": write_exchange(result.probability, request["probability"]), "report": result.report}
 
-    def batch(self, request: Request, send: Send) -> dict[str, Any]:
+    def batch(self, request: Request, send: Channel) -> dict[str, Any]:
         """A folder in, a folder out; an event "case" for each scan."""
         options = BatchOptions(**request["options"])
         inputs, output = [Path(path) for path in request["inputs"]], Path(request["output"])
@@ -72,7 +80,7 @@ class _LoadedModel:
         rows = run_batch(self._get(request, send), inputs, output, options, report, _progress(send))
         return {"exit_code": exit_code(rows)}
 
-    def _get(self, request: Request, send: Send) -> Segmenter:
+    def _get(self, request: Request, send: Channel) -> Segmenter:
         folder, device = find_model(request["model"]), choose_device(request["device"])
         # A model that was trained again under its old name is another one.
         key = (folder, device, (folder / "model.json").stat().st_mtime_ns)
@@ -84,5 +92,5 @@ class _LoadedModel:
         return self._segmenter
 
 
-def _progress(send: Send) -> Any:
+def _progress(send: Channel) -> Any:
     return lambda fraction, sentence: send("progress", fraction=fraction, message=sentence)

@@ -1,0 +1,96 @@
+"""Several processes of one training compute what a single one would with the same batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
+
+STEP = """
+import sys
+from dataclasses import replace
+import torch
+from vnet_segmentation.device import Device
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.processes import join_processes
+from vnet_segmentation.recipe import load_recipe
+from vnet_segmentation.training import TrainingRun
+from vnet_segmentation.training_cache import TrainingCase
+
+def make_case(seed):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(20, 40, 40, generator=generator)
+    coverage = torch.zeros(20, 40, 40, dtype=torch.uint8)
+    coverage[6:14, 12:26, 14:28] = 255
+    return TrainingCase.from_arrays(f"Case{seed}", image + coverage / 100, coverage)
+
+torch.set_num_threads(1)
+with join_processes("cpu") as (processes, device):
+    run = TrainingRun(
+        network={"layout": "monai", "width": 2},
+        recipe=replace(load_recipe("default"), batch_size=4, iterations=3, small_crop_until=0.0,
+                       synthetic_probability=0.0, gradient_norm=None),
+        preprocessing=Preprocessing(size=(32, 32, 16)),
+        cases=[make_case(seed) for seed in range(4)],
+        validation=[make_case(9)],
+        synthetic=[],
+        device=Device(device, "float32", ""),
+        processes=processes,
+    )
+    loss = run.step()
+    gradients = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+    said = []
+    finished = run.run(said.append, lambda: said.append("stored"), validate_every=2)
+    torch.save(
+        {"loss": loss, "gradients": gradients, "weights": run.model.state_dict(), "said": len(said),
+         "history": run.history, "finished": finished},
+        f"{sys.argv[1]}/{processes.rank}.pt",
+    )
+"""
+
+
+def _run(tmp_path: Path, n_processes: int) -> list[dict]:
+    script = tmp_path / "step.py"
+    script.write_text(STEP)
+    folder = tmp_path / str(n_processes)
+    folder.mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *(launcher if n_processes > 1 else []), str(script), str(folder)]
+    subprocess.run(command, check=True, env=environment, timeout=240)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(n_processes)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]:
+    """A run of one process, and one of two."""
+    folder = tmp_path_factory.mktemp("processes")
+    return _run(folder, 1)[0], _run(folder, 2)
+
+
+def test_gradients_and_loss_of_a_step_equal_those_of_one_process_with_the_same_batch(
+    runs: tuple[dict, list[dict]],
+) -> None:
+    alone, shared = runs
+    for process in shared:
+        assert process["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        for name, gradient in alone["gradients"].items():
+            # Another order of the sum over the batch.
+            tolerance = 1e-5 * gradient.abs().max().item() + 1e-9
+            assert torch.allclose(process["gradients"][name], gradient, rtol=1e-4, atol=tolerance), name
+
+
+def test_all_processes_end_with_the_same_weights_and_the_first_speaks_for_all(runs: tuple[dict, list[dict]]) -> None:
+    _, (first, second) = runs
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert first["finished"]
+    assert second["finished"]
+    assert first["history"] == second["history"]
+    assert first["said"] > 0
+    assert second["said"] == 0

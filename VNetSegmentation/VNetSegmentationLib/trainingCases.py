@@ -1,0 +1,251 @@
+"""The table of training cases: what is in the folder, what cannot be used and why, and what each case is for."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from vnet_segmentation.dataset import folds_of_few
+from vnet_segmentation.errors import UserError
+from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.scans import read_scan
+from vnet_segmentation.training_folder import add_case
+from vnet_segmentation.user_folders import training_cases_folder
+from VNetSegmentationLib import settings
+from VNetSegmentationLib.dialogs import tellError
+from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
+from VNetSegmentationLib.settings import choose, chosen
+from VNetSegmentationLib.shownCase import ShownCase
+from VNetSegmentationLib.volumeNodes import imageFromVolume, volumeProblem
+from VNetSegmentationLib.workerClient import Job
+from VNetSegmentationLib.wrappedText import showWrapped
+
+TRAIN, VALIDATE, LEAVE_OUT = "train", "validate", "leave out"
+_USES = {TRAIN: _("train"), VALIDATE: _("validate only"), LEAVE_OUT: _("leave out")}
+
+_N_LABELS = 5
+
+
+class TrainingCases:
+    """Reads a folder of cases by the worker and keeps what the user decides about each.
+
+    Args:
+        ui: the panel's widgets.
+        client: of the worker that reads.
+        worker: see `panelWorker.PanelWorker`.
+        onChange: called when the cases or their use changed.
+    """
+
+    def __init__(self, ui, client, worker, onChange):
+        self._ui, self._client, self._worker, self._onChange = ui, client, worker, onChange
+        self._parameters = None
+        self._rows = []
+        self._uses = {}  # by name
+        self._job = None
+        self._readFolder = None
+        self._message = ""
+        self._shown = ShownCase(_("Training case"))
+        self._offered = []
+        settings.bindPath(ui.trainingFolderPath, "TrainingFolder", str(training_cases_folder()))
+        labels = [(_("The only label"), ""), (_("All labels"), "0")]
+        labels += [(_("Label {number}").format(number=n), str(n)) for n in range(1, _N_LABELS + 1)]
+        settings.bindChoice(ui.prostateLabelComboBox, "ProstateLabel", labels)
+        ui.readCasesButton.connect("clicked()", self.read)
+        ui.prostateLabelComboBox.connect("currentIndexChanged(int)", lambda index: self.read())
+        ui.trainingFolderPath.connect("currentPathChanged(QString)", lambda path: self._forget())
+        ui.trainingCasesTable.connect("cellClicked(int,int)", lambda row, column: self._show(row))
+        for button, use in (
+            (ui.useForTrainingButton, TRAIN),
+            (ui.useForValidationButton, VALIDATE),
+            (ui.leaveOutButton, LEAVE_OUT),
+        ):
+            button.connect("clicked()", lambda use=use: self._setUse(use))
+        ui.addPairButton.connect("clicked()", self._addPair)
+
+    @property
+    def data(self) -> str:
+        """Path of the data set."""
+        return self._ui.trainingFolderPath.currentPath
+
+    @property
+    def label(self) -> int | None:
+        """See ``vnet_segmentation.mask_files.read_mask``."""
+        value = chosen(self._ui.prostateLabelComboBox)
+        return int(value) if value else None
+
+    @property
+    def validation(self) -> list[str]:
+        """Names of the cases that are kept for validation."""
+        return self._named(VALIDATE)
+
+    @property
+    def leftOut(self) -> list[str]:
+        """Names of the cases that are not used, or cannot be."""
+        return self._named(LEAVE_OUT)
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the cases to learn from."""
+        return self._named(TRAIN)
+
+    @property
+    def selected(self) -> str | None:
+        """Name of the case that was clicked last, or of the first usable one."""
+        row = self._ui.trainingCasesTable.currentRow()
+        if 0 <= row < len(self._rows) and self._rows[row]["problem"] is None:
+            return self._rows[row]["name"]
+        return next((row["name"] for row in self._rows if row["problem"] is None), None)
+
+    def problem(self) -> str | None:
+        """Why these cases cannot be trained on."""
+        if self._job is not None:
+            return _("The cases are being read.")
+        if not self._rows:
+            return self._message or _("Choose the folder with the training cases and read it.")
+        if not self.used:
+            return _("There is no case to learn from.")
+        return None
+
+    def numberOfRuns(self, hasBase: bool) -> int:
+        """How many runs a training makes, those of a cross-validation among them."""
+        hasSplit = bool(self.validation) or any(row["split"] == "validation" for row in self._rows)
+        return 1 + (folds_of_few(len(self.used)) if hasBase and not hasSplit else 0)
+
+    def setParameters(self, parameters) -> None:
+        """Takes the panel's parameters; None while a scene is closed."""
+        self._parameters = parameters
+
+    def update(self, isTraining: bool) -> None:
+        """Follows the scene, and whether a training runs."""
+        ui, parameters = self._ui, self._parameters
+        idle = not isTraining and self._job is None
+        for widget in (ui.trainingFolderPath, ui.readCasesButton, ui.prostateLabelComboBox):
+            widget.enabled = idle
+        for button in (ui.useForTrainingButton, ui.useForValidationButton, ui.leaveOutButton):
+            button.enabled = idle and bool(self._rows)
+        self._offerSegments(parameters.pairSegmentation if parameters else None)
+        ui.addPairButton.enabled = bool(parameters and parameters.pairVolume and self._offered and not isTraining)
+
+    def readOnce(self) -> None:
+        """Reads the folder unless it was read already."""
+        if self._readFolder != self.data and self._job is None:
+            self.read()
+
+    def read(self) -> None:
+        """Reads the folder; installs what is missing first, if the user agrees."""
+        if self._job is None:
+            self._worker.whenReady(self._read, lambda sentence, code: self._end(sentence))
+
+    def _read(self) -> None:
+        if self._job is not None:
+            return
+        self._readFolder = self.data
+        self._rows = []
+        self._ui.trainingCasesTable.setRowCount(0)
+        fields = {"data": self.data, "label": self.label}
+        self._job = Job(
+            "cases",
+            fields,
+            onResult=lambda result: self._end(""),
+            onError=lambda sentence, code: self._end(sentence),
+            onCancelled=lambda: self._end(""),
+            onCase=self._addRow,
+        )
+        showWrapped(self._ui.trainingCasesStatusLabel, _("Reading the cases"))
+        self._client.submit(self._job)
+        self._onChange()
+
+    def _addRow(self, event: dict) -> None:
+        row = event["row"]
+        self._rows.append(row)
+        use = VALIDATE if row["split"] == "validation" else LEAVE_OUT if row["split"] == "test" else TRAIN
+        self._uses.setdefault(row["name"], use)
+        table = self._ui.trainingCasesTable
+        table.setRowCount(len(self._rows))
+        self._fill(len(self._rows) - 1)
+        showWrapped(
+            self._ui.trainingCasesStatusLabel,
+            _("Reading case {number} of {total}").format(number=event["number"], total=event["total"]),
+        )
+
+    def _fill(self, number: int) -> None:
+        row = self._rows[number]
+        volume = "" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"
+        use = _("cannot be used") if row["problem"] else _USES[self._uses[row["name"]]]
+        for column, text in enumerate((row["name"], use, volume, row["site"], row["problem"] or "")):
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(text)
+            self._ui.trainingCasesTable.setItem(number, column, item)
+
+    def _end(self, message: str) -> None:
+        self._job = None
+        self._message = message
+        self._ui.trainingCasesTable.resizeColumnsToContents()
+        self._showSummary()
+        self._onChange()
+
+    def _showSummary(self) -> None:
+        text = self._message
+        if self._rows:
+            nBad = sum(row["problem"] is not None for row in self._rows)
+            text = _("{train} to learn from, {validate} for validation only, {bad} cannot be used.").format(
+                train=len(self.used), validate=len(self.validation), bad=nBad
+            )
+        showWrapped(self._ui.trainingCasesStatusLabel, text)
+
+    def _forget(self) -> None:
+        if self._job is None:
+            self._rows, self._readFolder, self._message = [], None, ""
+            self._uses = {}
+            self._ui.trainingCasesTable.setRowCount(0)
+            self._onChange()
+
+    def _named(self, use: str) -> list[str]:
+        return [row["name"] for row in self._rows if (LEAVE_OUT if row["problem"] else self._uses[row["name"]]) == use]
+
+    def _setUse(self, use: str) -> None:
+        for number in sorted({index.row() for index in self._ui.trainingCasesTable.selectedIndexes()}):
+            self._uses[self._rows[number]["name"]] = use
+            self._fill(number)
+        self._showSummary()
+        self._onChange()
+
+    def _show(self, number: int) -> None:
+        row = self._rows[number]
+        try:
+            scan = read_scan(row["image"])
+            try:
+                mask = read_mask(row["mask"], self.label or 0)
+            except UserError:
+                mask = None
+            self._shown.show(scan, mask, row["name"])
+        except UserError as error:
+            showWrapped(self._ui.trainingCasesStatusLabel, str(error))
+
+    def _offerSegments(self, segmentationNode) -> None:
+        segmentation = segmentationNode.GetSegmentation() if segmentationNode else None
+        offered = [
+            (segmentation.GetSegment(segmentId).GetName(), segmentId)
+            for segmentId in (segmentation.GetSegmentIDs() if segmentation else ())
+        ]
+        if offered != self._offered:
+            comboBox, before = self._ui.pairSegmentComboBox, chosen(self._ui.pairSegmentComboBox)
+            self._offered = offered
+            comboBox.clear()
+            for name, segmentId in offered:
+                comboBox.addItem(name, segmentId)
+            choose(comboBox, before)
+
+    def _addPair(self) -> None:
+        volume, segmentation = self._parameters.pairVolume, self._parameters.pairSegmentation
+        try:
+            problem = volumeProblem(volume) or segmentationProblem(segmentation, volume)
+            if problem:
+                raise UserError(problem)
+            segment = ProstateSegment(segmentation, chosen(self._ui.pairSegmentComboBox), volume)
+            case = add_case(self.data, imageFromVolume(volume), segment.read())
+        except UserError as error:
+            showWrapped(self._ui.trainingCasesStatusLabel, str(error))
+            tellError(str(error))
+            return
+        slicer.util.showStatusMessage(_("Added as {name}.").format(name=case.name), 3000)
+        self.read()

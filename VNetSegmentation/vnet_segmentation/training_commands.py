@@ -1,0 +1,191 @@
+"""What the worker can be asked about training, on the engine's own calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.dataset import Case, find_cases, inspect_cases
+from vnet_segmentation.device import choose_device
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.evaluation import Row
+from vnet_segmentation.model_files import delete_model, export_model, import_model
+from vnet_segmentation.model_library import TRAINING_SUFFIX, find_model, list_models, user_models_folder
+from vnet_segmentation.recipe import load_recipe
+from vnet_segmentation.train_model import train_model
+from vnet_segmentation.training import Progress
+from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.training_preview import iteration_seconds, preview_sample
+from vnet_segmentation.volume_exchange import write_exchange
+from vnet_segmentation.worker import Channel, Command, Request
+
+REQUEST_FILE = "request.json"
+"""In the folder of an unfinished training: what it was asked for."""
+
+
+def training_commands() -> dict[str, Command]:
+    """Every command by name."""
+    return {
+        "cases": _cases,
+        "estimate": _estimate,
+        "preview": _preview,
+        "train": _train,
+        "discard_training": _discard,
+        "export_model": _export,
+        "import_model": _import,
+        "delete_model": _delete,
+    }
+
+
+def unfinished_trainings() -> list[dict[str, Any]]:
+    """The requests of trainings that were paused or interrupted, in the order of their names."""
+    requests = []
+    for file in sorted(user_models_folder().glob(f"*{TRAINING_SUFFIX}/{REQUEST_FILE}")):
+        with contextlib.suppress(OSError, ValueError):
+            requests.append(json.loads(file.read_text("utf-8")))
+    return requests
+
+
+def _cases(request: Request, send: Channel) -> dict[str, Any]:
+    """Reads the cases of a data set; an event "case" for each, with what is wrong with it."""
+    cases = [replace(case, label=request["label"]) for case in find_cases(Path(request["data"]))]
+    for number, (case, problems, volume_ml) in enumerate(inspect_cases(cases), start=1):
+        row = {
+            "name": case.name,
+            "image": str(case.image),
+            "mask": str(case.mask),
+            "site": case.site,
+            "split": case.split,
+            "volume_ml": volume_ml,
+            "problem": " ".join(problem.sentence for problem in problems) or None,
+        }
+        send("case", number=number, total=len(cases), row=row)
+    return {"n_cases": len(cases)}
+
+
+def _estimate(request: Request, send: Channel) -> dict[str, Any]:
+    """How long an iteration takes, and how many a run has."""
+    options = _options(request)
+    return {
+        "iteration_s": iteration_seconds(options, choose_device(request["device"])),
+        "iterations": load_recipe(options.preset_name).iterations,
+    }
+
+
+def _preview(request: Request, send: Channel) -> dict[str, Any]:
+    """An augmented sample of a case, as `volume_exchange` has volumes."""
+    cases = {case.name: replace(case, label=request["label"]) for case in find_cases(Path(request["data"]))}
+    case = _case(cases, request["case"])
+    others = [name for name in request["others"] if name in cases and name != case.name]
+    seed = request["seed"]
+    image, mask = preview_sample(case, _options(request), seed, cases[others[seed % len(others)]] if others else None)
+    return {"image": write_exchange(image, request["image"]), "mask": write_exchange(mask, request["mask"])}
+
+
+def _train(request: Request, send: Channel) -> dict[str, Any]:
+    """Trains a model of the user's; an event "training" for each report. A cancelled one can be gone on with."""
+    name = request["name"]
+    if any(model.name == name and model.bundled for model in list_models()):
+        raise UserError(f"{name} is the name of a bundled model. Choose another one.", ExitCode.USAGE)
+    model = user_models_folder() / name
+    state_folder = model.with_name(name + TRAINING_SUFFIX)
+    fraction = 0.0
+
+    def tell(event: str, **fields: Any) -> None:
+        # A training that is cancelled is stopped by `should_stop`, after it stored its state.
+        with contextlib.suppress(Cancelled):
+            send(event, **fields)
+
+    def say(sentence: str) -> None:
+        tell("progress", fraction=fraction, message=sentence)
+
+    def report(progress: Progress) -> None:
+        nonlocal fraction
+        fraction = progress.fraction
+        if not (state_folder / REQUEST_FILE).exists():
+            with atomic_path(state_folder / REQUEST_FILE) as temporary:
+                temporary.write_text(json.dumps({key: request[key] for key in _KEPT}), "utf-8")
+        tell(
+            "training",
+            iteration=progress.iteration,
+            fraction=progress.fraction,
+            loss=progress.loss,
+            validation_dice=progress.validation_dice,
+            remaining_s=progress.remaining_s,
+        )
+
+    try:
+        result = train_model(
+            Path(request["data"]),
+            model,
+            _options(request),
+            choose_device(request["device"]),
+            resume=request["resume"],
+            say=say,
+            report=report,
+            should_stop=lambda: send.is_cancelled,
+        )
+    except UserError as error:
+        if error.exit_code == ExitCode.CANCELLED:
+            raise Cancelled from error
+        raise
+    # Several hundred MB that nothing needs any more; what cannot be removed is removed with the model.
+    shutil.rmtree(state_folder, ignore_errors=True)
+    return {
+        "name": name,
+        "folder": str(model),
+        "before": [_metrics(row) for row in result.before],
+        "after": [_metrics(row) for row in result.after],
+        "improvement": result.improvement and result.improvement.as_dict(),
+    }
+
+
+def _discard(request: Request, send: Channel) -> dict[str, Any]:
+    """Removes what an unfinished training left."""
+    shutil.rmtree(user_models_folder() / (request["name"] + TRAINING_SUFFIX), ignore_errors=True)
+    return {}
+
+
+def _export(request: Request, send: Channel) -> dict[str, Any]:
+    """Writes a model as one file."""
+    export_model(find_model(request["model"]), Path(request["file"]), overwrite=True)
+    return {}
+
+
+def _import(request: Request, send: Channel) -> dict[str, Any]:
+    """Adds the model in a file to the user's own."""
+    return {"name": import_model(Path(request["file"])).name}
+
+
+def _delete(request: Request, send: Channel) -> dict[str, Any]:
+    """Removes a model of the user's and what its training left."""
+    delete_model(request["model"])
+    return {}
+
+
+_KEPT = ("name", "data", "device", "options")
+"""Fields of a request to train that say what is trained."""
+
+
+def _options(request: Request) -> TrainingOptions:
+    fields = dict(request["options"])
+    base = fields.pop("base")
+    for name in ("validation", "held_out"):
+        if isinstance(fields.get(name), list):
+            fields[name] = tuple(fields[name])
+    return TrainingOptions(base=None if base is None else find_model(base or None), **fields)
+
+
+def _case(cases: dict[str, Case], name: str) -> Case:
+    if name not in cases:
+        raise UserError(f"There is no case {name} any more. Read the folder again.")
+    return cases[name]
+
+
+def _metrics(row: Row) -> dict[str, Any]:
+    return {"case": row.case, "site": row.site, **row.metrics()}

@@ -1,0 +1,146 @@
+"""What is asked of a training, and which cases it learns from and is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vnet_segmentation.dataset import Case, folds, folds_of_few, split_by_site
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.preprocessing import Preprocessing
+
+_MAX_WIDTH = 64
+"""What a bundle may have at most; better known before the training than after it."""
+_N_VALIDATION_SHARE = 5
+"""One case in so many is set apart for validation unless the user says otherwise."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the user chooses."""
+
+    base: Path | None = None
+    """Folder of the model to start from, which also says layout, width and preprocessing; None: from scratch."""
+    preset: str | None = None
+    """None: "finetune" with a base, "default" without."""
+    layout: str = "paper"
+    width: int = 8
+    validation: int | tuple[str, ...] | None = None
+    """How many cases to set apart, or which; None: one in five, but with a base and fewer than 10 cases each is
+    predicted by a model that has not learned from it (3 folds), and the model learns from all. Never more than leaves
+    one case per site. Where the data set says itself which cases are for validation, a number is ignored."""
+    held_out: tuple[str, ...] = ()
+    """Cases that this training must not see at all, not even to choose its best weights."""
+    label: int | None = None
+    """The label that is the prostate in masks with several; None: such masks are refused; 0: every label is."""
+    iterations: int | None = None
+    """Of each run; None: as many as the preset says."""
+    minutes: float | None = None
+    """For all runs together."""
+    deformation_strength: float = 1.0
+    """Factor on the recipe's B-spline coefficients; 0 switches them off."""
+    histogram_matching: bool = True
+    seed: int = 0
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    title: str = ""
+    data_terms: str = ""
+    """Source, licence and citation of the data, for the model card."""
+    names_cases: bool = False
+    """Write the cases' names into the model, as for public data. They may be patients' names, so by default not."""
+
+    @property
+    def preset_name(self) -> str:
+        return self.preset or ("default" if self.base is None else "finetune")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases to learn from, and cases to judge by."""
+
+    training: list[Case]
+    validation: list[Case]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The runs of a training: those that only judge, one per fold, and the one that makes the model."""
+
+    folds: list[Split]
+    final: Split
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.folds) + 1
+
+    @property
+    def judged(self) -> list[Case]:
+        """The cases that the model is judged by."""
+        return [case for fold in self.folds for case in fold.validation] or self.final.validation
+
+
+def check_options(options: TrainingOptions) -> None:
+    """Refuses what would fail only after hours.
+
+    Raises:
+        UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
+    """
+    for is_right, sentence in (
+        (1 <= options.width <= _MAX_WIDTH, f"The width is {options.width}. Choose 1 to {_MAX_WIDTH}."),
+        (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
+        (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
+        (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),
+        (0 <= options.deformation_strength <= 3, "The strength of the deformation must be 0 to 3."),
+        (options.title.isprintable(), "The title must be one line of printable characters."),
+    ):
+        if not is_right:
+            raise UserError(sentence, ExitCode.USAGE)
+
+
+def plan_training(cases: Sequence[Case], options: TrainingOptions) -> TrainingPlan:
+    """Splits the cases. Test cases are in no part, unless they are chosen by name; what is held out never is.
+
+    Args:
+        cases: without those that are held out.
+
+    Raises:
+        UserError: a name that no case has, or too many cases set apart.
+    """
+    has_split = any(case.split == "validation" for case in cases)
+    usable = [case for case in cases if case.split != "test"]
+    n_folds = folds_of_few(len(usable))
+    # Each case is needed both to learn from and to judge by.
+    if options.base is not None and options.validation is None and not has_split and n_folds:
+        parts = folds(usable, n_folds, options.seed)
+        return TrainingPlan([Split(*part) for part in parts], Split(usable, []))
+    return TrainingPlan([], Split(*_choose_validation(cases, options)))
+
+
+def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """The cases without those of these names.
+
+    Raises:
+        UserError: a name that no case has.
+    """
+    _check_names(names, cases)
+    return [case for case in cases if case.name not in names]
+
+
+def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
+    if isinstance(options.validation, tuple):
+        _check_names(options.validation, cases)
+        chosen = set(options.validation)
+        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
+        tests = {case.name for case in cases if case.split == "test"} - chosen
+        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
+    if options.validation is not None:
+        return split_by_site(cases, options.validation, options.seed)
+    usable = [case for case in cases if case.split != "test"]
+    most = len(usable) - len({case.site for case in usable})
+    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
+
+
+def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
+    unknown = set(names) - {case.name for case in cases}
+    if unknown:
+        raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)

@@ -1,0 +1,118 @@
+"""What a training will do, before it starts: how long an iteration takes here, what augmentation makes of a case."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from vnet_segmentation.appearance import quantiles
+from vnet_segmentation.augmentation import draw_sample, make_sample
+from vnet_segmentation.bundle import load_bundle
+from vnet_segmentation.dataset import Case
+from vnet_segmentation.device import Device
+from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, prepare
+from vnet_segmentation.scans import read_scan
+from vnet_segmentation.train_model import make_recipe
+from vnet_segmentation.training import TrainingRun
+from vnet_segmentation.training_cache import TrainingCase, make_synthetic_cases, prepare_pair
+from vnet_segmentation.training_plan import TrainingOptions
+
+_N_TIMED = 3
+
+
+def iteration_seconds(options: TrainingOptions, device: Device) -> float:
+    """How long an iteration takes on this computer, on the average over a run; measured on a phantom.
+
+    Args:
+        options: of which base, preset, layout and width count.
+
+    Raises:
+        UserError: the base model cannot be used.
+    """
+    base, preprocessing = None, options.preprocessing
+    layout, width = options.layout, options.width
+    if options.base:
+        base, description = load_bundle(options.base)
+        layout, width = base.layout, base.width
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    recipe = make_recipe(options, base)
+    case = make_synthetic_cases(1, preprocessing)
+    run = TrainingRun({"layout": layout, "width": width}, recipe, preprocessing, case, [], [], device, start=base)
+    # The first iteration of a shape is slower: memory is taken, kernels are chosen.
+    run.step()
+    small_s = min(_timed_step(run) for _ in range(_N_TIMED))
+    large_share = 1 - recipe.small_crop_until
+    run.iteration = recipe.iterations - 1
+    run.step()
+    return recipe.small_crop_until * small_s + large_share * _timed_step(run)
+
+
+def preview_sample(
+    case: Case, options: TrainingOptions, seed: int, other: Case | None = None
+) -> tuple[sitk.Image, sitk.Image]:
+    """A case as a training may see it, where it lies in the patient: always deformed, and matched to another case.
+
+    A training leaves some samples as they are, mirrors some, and looks beside the gland, too.
+
+    Args:
+        options: of which base, preset, deformation and histogram matching count.
+        seed: another seed, another sample.
+        other: whose grey-level distribution the case gets, if histogram matching is on.
+
+    Returns:
+        Image, float32, normalised, and mask, uint8; both on the network's grid around the gland.
+
+    Raises:
+        UserError: a case or the base model cannot be used.
+    """
+    base, preprocessing = None, options.preprocessing
+    if options.base:
+        base, description = load_bundle(options.base)
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    recipe = make_recipe(options, base)
+    recipe = replace(
+        recipe,
+        anywhere_probability=0.0,
+        deformation=replace(recipe.deformation, bspline_probability=1.0, flip_probability=0.0),
+        appearance=replace(recipe.appearance, histogram_matching_probability=0.0),
+    )
+    scan = read_scan(case.image)
+    prepared = TrainingCase.from_arrays(case.name, *prepare_pair(scan, read_mask(case.mask, case.label), preprocessing))
+    sample = draw_sample(recipe, preprocessing, [prepared], [], torch.Generator().manual_seed(seed))
+    sample = replace(sample, centre_voxels=prepared.gland_centre)
+    if other is not None and options.histogram_matching:
+        image, _ = prepare_pair(read_scan(other.image), read_mask(other.mask, other.label), preprocessing)
+        sample = replace(sample, matched_quantiles=quantiles(image))
+    x, y, z = preprocessing.size
+    made = make_sample(sample, (z, y, x), preprocessing, torch.device("cpu"))
+    grid = _grid(prepare(scan, preprocessing), prepared, preprocessing)
+    pictures = []
+    for values in (made[0], made[1].to(torch.uint8)):
+        picture = sitk.GetImageFromArray(values.numpy())
+        picture.CopyInformation(grid)
+        pictures.append(picture)
+    return pictures[0], pictures[1]
+
+
+def _grid(oriented: sitk.Image, case: TrainingCase, preprocessing: Preprocessing) -> sitk.Image:
+    """Where a crop around the case's gland lies in the patient."""
+    # The case's own grid has its middle in that of the scan.
+    middle_voxels = (np.array(case.image.shape[::-1]) - 1) / 2
+    offset_mm = (case.gland_centre.numpy() - middle_voxels) * preprocessing.spacing_mm
+    direction = np.array(oriented.GetDirection()).reshape(3, 3)
+    return grid_around(
+        oriented, centre_mm(oriented) + direction @ offset_mm, preprocessing.spacing_mm, preprocessing.size
+    )
+
+
+def _timed_step(run: TrainingRun) -> float:
+    started = time.perf_counter()
+    run.step()
+    if run.device.torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,32 @@
+"""Where a user's own models and training cases are kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
+"""Environment variable: a folder of models to use instead of the user's usual one."""
+
+
+def user_models_folder() -> Path:
+    """Where the user's own models are kept; it need not exist. `MODELS_VARIABLE` names another one."""
+    chosen = os.environ.get(MODELS_VARIABLE)
+    return Path(chosen).expanduser() if chosen else _user_data_folder() / "Models"
+
+
+def training_cases_folder() -> Path:
+    """Where training cases are collected unless the user chooses another folder; it need not exist."""
+    return _user_data_folder() / "TrainingCases"
+
+
+def _user_data_folder() -> Path:
+    home = Path.home()
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "VNetSegmentation"
