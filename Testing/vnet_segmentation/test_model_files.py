@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vnet_segmentation import model_files
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.model_files import delete_model, export_model, import_model
 from vnet_segmentation.model_library import bundled_models_folder, find_model
@@ -87,7 +86,7 @@ def _renamed(entries: Entries, name: str) -> Entries:
         (lambda e: e | {"tiny/model.json": b"{}"}, "model.json"),
         (lambda e: e | {"tiny/README.md": b"x" * (2**20 + 1)}, "too large"),
         (lambda e: {}, "one model"),
-        (lambda e: _renamed(e, "../evil"), "cannot name a model"),
+        (lambda e: _renamed(e, "../evil"), "ill-formed"),
         (lambda e: _renamed(e, "prostate-t2"), "already"),
         (lambda e: _renamed(e, "PROSTATE-T2"), "already"),
     ],
@@ -104,16 +103,6 @@ def test_what_is_no_model_is_refused_and_leaves_nothing(
         import_model(exported)
     assert list(library.iterdir()) == []
     assert not (library.parent / "evil").exists()
-
-
-def test_a_size_that_is_a_lie_is_found_out(
-    exported: Path, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(model_files._MAX_BYTES, "weights.safetensors", 100)
-    monkeypatch.setattr(zipfile.ZipInfo, "file_size", 1, raising=False)
-    with pytest.raises(UserError):
-        import_model(exported)
-    assert list(library.iterdir()) == []
 
 
 def test_a_file_that_is_cut_off_or_none_at_all(exported: Path, library: Path, tmp_path: Path) -> None:

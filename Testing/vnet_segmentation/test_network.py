@@ -133,3 +133,16 @@ def test_weight_gradients_are_right_under_bfloat16_on_the_cpu():
     for exact, short in zip(*gradients, strict=True):
         # bfloat16 has 8 bits: a fifth of the norm is what rounding leaves after so many layers, far from garbage.
         assert (exact - short).norm() < 0.3 * exact.norm()
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    network = VNet("paper", 2, "instance")
+    image = torch.randn(1, 1, 32, 32, 32)
+    gradients = []
+    for network.recomputes in (False, True):
+        network.zero_grad()
+        output = network(image)
+        output.square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

@@ -16,6 +16,7 @@ from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.training import Progress, TrainingRun
@@ -335,6 +336,120 @@ def test_validation_dice_is_the_mean_over_the_cases(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(TrainingRun, "last_network", Threshold())
     # All of 8 columns found, 4 of 8, and a gland where there is none: (1 + 0.5 + 0) / 3.
     assert run.validation_dice() == pytest.approx(0.5)
+
+
+# From a model
+
+
+def make_start(seed: int = 7) -> VNet:
+    torch.manual_seed(seed)
+    return VNet("monai", 1, "instance")
+
+
+def test_a_start_gives_the_first_weights() -> None:
+    start = make_start()
+    run = make_run(start=start)
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
+    run.step()
+    assert not all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_start_has_its_share_in_the_model_that_is_kept(averaging_decay: float, share: float) -> None:
+    start = make_start()
+    run = make_run(replace(PLAIN, start_share=share, averaging_decay=averaging_decay, keeps_best=False), start=start)
+    go(run, until=3)
+    learned = (run.averaged.module if run.averaged else run.model).state_dict()
+    for name, value in run.best_network.state_dict().items():
+        assert torch.allclose(value, (1 - share) * learned[name] + share * start.state_dict()[name], atol=1e-7)
+
+
+def validated(run: TrainingRun, dice: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
+    """Runs with these validation Dice, one after another; the reports that have one."""
+    answers = iter(dice)
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: next(answers))
+    reports: list[Progress] = []
+    assert run.run(reports.append, lambda: None, validate_every=1)
+    return [report for report in reports if report.validation_dice is not None]
+
+
+def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(replace(PLAIN, iterations=20, keeps_best=True, patience=3), start=make_start())
+    weights = []
+    step = TrainingRun.step
+
+    def record(run: TrainingRun) -> float:
+        loss = step(run)
+        weights.append({name: value.clone() for name, value in run.last_network.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(TrainingRun, "step", record)
+    # The first is of the start. A gain of 0.0001 is none.
+    reports = validated(run, [0.5, 0.6, 0.7, 0.6, 0.7001, 0.2], monkeypatch)
+    assert [report.iteration for report in reports] == [0, 1, 2, 3, 4, 5]
+    assert (reports[0].loss, reports[0].fraction) == (None, 0.0)
+    assert reports[-1].fraction == run.fraction == 1
+    assert all(torch.equal(value, weights[1][name]) for name, value in run.best_network.state_dict().items())
+
+
+def test_a_run_that_only_loses_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = make_start()
+    run = make_run(replace(PLAIN, iterations=3, keeps_best=True), start=start)
+    validated(run, [0.8, 0.5, 0.5, 0.5], monkeypatch)
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.best_network.state_dict().items())
+
+
+def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(PLAIN, iterations=6, keeps_best=True, patience=4)
+    first = make_run(recipe, start=make_start())
+    answers = iter([0.5, 0.9, 0.4, 0.4])
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: next(answers))
+    go(first, until=3, validate_every=1)
+    first.save(tmp_path / "checkpoint")
+    second = make_run(recipe, start=make_start())
+    second.resume(tmp_path / "checkpoint")
+    assert are_same(state_of(first), state_of(second))
+    reports = validated(second, [0.4, 0.4], monkeypatch)
+    assert [report.iteration for report in reports] == [4, 5]
+    other = make_run(recipe, start=make_start(8))
+    with pytest.raises(UserError, match="initial weights"):
+        other.resume(tmp_path / "checkpoint")
+
+
+# Memory
+
+
+class OutOfMemory(TrainingRun):
+    """Memory runs out until the run has stepped down so many times."""
+
+    steps_down = 0
+    needed = 0
+
+    def _backward(self, samples: Any) -> float:
+        if self.steps_down < self.needed:
+            self.steps_down += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super()._backward(samples)
+
+
+def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    recipe = replace(PLAIN, small_crop_size=(16, 32, 16))
+    run = make_run(recipe, cls=OutOfMemory, say=said.append)
+    undisturbed = make_run(recipe)
+    run.needed = 1
+    run.step()
+    undisturbed.step()
+    assert run.model.recomputes
+    assert are_same(state_of(run), state_of(undisturbed))
+    run.needed = 2
+    shapes = [tuple(image.shape[2:]) for image in inputs_of(run, 1)]
+    assert shapes == [(16, 32, 16)]
+    assert ["computed twice" in said[0], "small crops" in said[1]] == [True, True]
+    run.needed = 3
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run.step()
 
 
 # Time, reports and checkpoints, with iterations that take as long as a test says

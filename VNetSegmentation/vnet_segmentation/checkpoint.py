@@ -33,7 +33,11 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
     }
     text = json.dumps(state)
     with atomic_path(path) as temporary:
-        save_file(own, temporary, metadata={"state": text, "crc32": _checksum(own, text)})
+        try:
+            save_file(own, temporary, metadata={"state": text, "crc32": _checksum(own, text)})
+        except SafetensorError as error:
+            # Of a full disk it makes an exception of its own.
+            raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,7 +17,6 @@ from vnet_segmentation.user_folders import user_models_folder
 FILE_SUFFIX = ".zip"
 
 _MAX_BYTES = {WEIGHTS_FILE: 5 * 2**30, DESCRIPTION_FILE: 2**20, CARD_FILE: 2**20}
-_BLOCK_BYTES = 2**20
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)
 """In every entry, so that the same model gives the same bytes."""
 
@@ -65,16 +64,20 @@ def import_model(file: Path) -> Path:
                 entries = _model_entries(archive)
                 unpacked.mkdir(parents=True)
                 for name, entry in entries.items():
-                    _unpack(archive, entry, unpacked / name, _MAX_BYTES[name])
+                    _unpack(archive, entry, unpacked / name)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise _no_model(file, "it is damaged or no zip file") from error
         except ValueError as error:
             raise _no_model(file, str(error)) from error
-        _, description = load_bundle(unpacked)
+        try:
+            _, description = load_bundle(unpacked)
+        except UserError as error:
+            # In place of the temporary folder, which tells the user nothing.
+            raise UserError(str(error).replace(str(unpacked), str(file)), error.exit_code) from error
         name = description["name"]
         if any(model.name.lower() == name.lower() for model in list_models()):
             raise UserError(f"There is a model {name} already. Delete it first.", ExitCode.CANNOT_WRITE)
-        # The name may be anything: a path, for one.
+        # A folder that is no model may have the name, too.
         check_destination(library / name, name)
         os.rename(unpacked, library / name)
         return library / name
@@ -132,15 +135,10 @@ def _model_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path, max_bytes: int) -> None:
-    n_bytes = 0
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
+    # Never more than the entry's size, which was looked at: zipfile stops there, and finds the checksum wrong.
     with archive.open(entry) as packed, open(file, "wb") as stream:
-        while block := packed.read(_BLOCK_BYTES):
-            n_bytes += len(block)
-            # The size in the entry may be a lie.
-            if n_bytes > max_bytes:
-                raise ValueError(f"{file.name} is too large")
-            stream.write(block)
+        shutil.copyfileobj(packed, stream)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -39,6 +39,9 @@ class Recipe:
     """Gradients longer than this are shortened to it."""
     averaging_decay: float = 0.0
     """Of the exponential average of the weights, which is the model that is kept; 0 keeps the last weights."""
+    start_share: float = 0.0
+    """Share of the initial weights in the model that is kept, where training starts from a model: what it knows of
+    other scanners is not forgotten (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022)."""
     keeps_best: bool = False
     """Keep the weights with the best validation, if there are validation cases, instead of the last ones."""
     patience: int = 0

@@ -142,8 +142,16 @@ class TrainingRun:
 
     @property
     def last_network(self) -> VNet:
-        """With the averaged weights where the recipe averages."""
-        return self.model if self.averaged is None else cast(VNet, self.averaged.module)
+        """With the averaged weights where the recipe averages, and the initial ones' share in them."""
+        network = self.model if self.averaged is None else cast(VNet, self.averaged.module)
+        if self.start is None or not self.recipe.start_share:
+            return network
+        blend = copy.deepcopy(network)
+        initial = self.start.state_dict()
+        for name, value in blend.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(initial[name].to(value.device), self.recipe.start_share)
+        return blend
 
     def run(
         self,
