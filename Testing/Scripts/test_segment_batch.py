@@ -18,44 +18,6 @@ import SimpleITK as sitk
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "VNetSegmentation" / "Scripts" / "segment_batch.py"
-TIMEOUT_S = 120
-
-# What `Slicer --no-main-window --python-script` does, on slicer-core. Slicer's own way to load a scene needs Qt.
-PLAY_SLICER = """
-import os, runpy, sys, tempfile, types
-import slicer, slicer.util
-
-scene = slicer.mrmlScene = slicer.vtkMRMLScene()
-application = slicer.vtkSlicerApplicationLogic()
-remote, data = slicer.vtkMRMLRemoteIOLogic(), slicer.vtkDataIOManagerLogic()
-application.SetMRMLScene(scene)
-remote.SetMRMLScene(scene)
-# A bundle is unpacked there.
-remote.GetCacheManager().SetRemoteCacheDirectory(tempfile.mkdtemp())
-data.SetMRMLApplicationLogic(application)
-data.SetAndObserveDataIOManager(remote.GetDataIOManager())
-remote.AddDataIOToScene()
-
-sys.modules["slicer.i18n"] = types.SimpleNamespace(tr=lambda text: text)
-
-def load_scene(path):
-    scene.SetURL(path)
-    if not (scene.ReadFromMRB(path, False) if path.endswith(".mrb") else scene.Import()):
-        raise RuntimeError("Failed to load node from file: " + path)
-
-exit_codes = []
-slicer.util.loadScene = load_scene
-slicer.util.startupEnvironment = lambda: dict(os.environ)
-slicer.util.exit = exit_codes.append
-
-exec(os.environ.get("BEFORE_SCRIPT", ""))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-assert "torch" not in sys.modules
-(exit_code,) = exit_codes
-sys.exit(exit_code)
-"""
-
 # Argument: the file of a scan. A scene with it under a transform, the same name twice, and what is no scan.
 MAKE_SCENE = """
 import sys, types
@@ -90,41 +52,6 @@ assert scene.WriteToMRB(sys.argv[2])
 """
 
 
-@pytest.fixture
-def environment(tmp_path, monkeypatch) -> dict[str, str]:
-    """With PythonSlicer, a launcher that starts Python as its child and notes the child's process id in a file."""
-    launcher = tmp_path / "bin" / "PythonSlicer"
-    launcher.parent.mkdir()
-    launcher.write_text(
-        f'#!/bin/sh\nexec 3<&0\n"{sys.executable}" "$@" <&3 &\necho $! > "{tmp_path / "child"}"\nwait $!\n'
-    )
-    launcher.chmod(0o755)
-    (tmp_path / "play_slicer.py").write_text(PLAY_SLICER)
-    return {
-        **os.environ,
-        "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": "",
-        "TMPDIR": str(tmp_path),
-    }
-
-
-@pytest.fixture
-def slicer(tmp_path, environment):
-    """Function that runs the script in a played Slicer, in a folder of its own; returns the finished process."""
-
-    def run(*arguments, script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, tmp_path / "play_slicer.py", script, *arguments],
-            env={**environment, **variables},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-
-    return run
-
-
 def _make_scene(scan: Path, path: Path, *more: str) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "VNetSegmentation")}
     subprocess.run([sys.executable, "-c", MAKE_SCENE, scan, path, *more], check=True, env=environment)
@@ -142,7 +69,7 @@ def _voxels(path: Path) -> np.ndarray:
 
 
 def test_without_arguments_the_usage_is_shown(slicer):
-    run = slicer()
+    run = slicer(SCRIPT)
     assert run.returncode == 2
     assert "--input PATH" in run.stderr
     # Slicer eats these wherever they stand.
@@ -161,7 +88,7 @@ def test_without_arguments_the_usage_is_shown(slicer):
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_leave_nothing(slicer, tmp_path, arguments, words):
-    run = slicer(*arguments)
+    run = slicer(SCRIPT, *arguments)
     assert run.returncode == 2
     assert words in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
@@ -178,7 +105,7 @@ def version(name):
     return find(name)
 importlib.metadata.version = version
 """
-    run = slicer("--input", ".", "--output", "out", BEFORE_SCRIPT=hide)
+    run = slicer(SCRIPT, "--input", ".", "--output", "out", BEFORE_SCRIPT=hide)
     assert run.returncode == 3
     assert "not installed in Slicer: torch." in run.stderr
     assert "press Segment prostate" in run.stderr
@@ -187,7 +114,7 @@ importlib.metadata.version = version
 
 
 def test_a_bug_ends_slicer_with_its_traceback(slicer):
-    run = slicer("--input", ".", "--output", "out", BEFORE_SCRIPT="import shutil; del shutil.which")
+    run = slicer(SCRIPT, "--input", ".", "--output", "out", BEFORE_SCRIPT="import shutil; del shutil.which")
     assert run.returncode == 1
     assert "AttributeError" in run.stderr
 
@@ -203,7 +130,7 @@ def test_files_a_scene_and_damaged_ones(slicer, promise12, tmp_path):
     # Relative paths, though a damaged bundle leaves Slicer in a folder that is gone.
     model = os.path.relpath(ROOT / "Resources" / "Models" / "prostate-t2", tmp_path)
     arguments = ("--input", folder.name, "--output", "out", "--format", ".seg.nrrd", "--model", model)
-    run = slicer(*arguments)
+    run = slicer(SCRIPT, *arguments)
     assert run.returncode == 1, run.stdout + run.stderr
     rows = _rows(tmp_path / "out")
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -236,7 +163,7 @@ def test_files_a_scene_and_damaged_ones(slicer, promise12, tmp_path):
     _make_scene(scan, folder / "Scene.mrb")
     os.utime(folder / "Scene.mrb", (0, 0))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.nrrd")}
-    run = slicer(*arguments)
+    run = slicer(SCRIPT, *arguments)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {row["status"] for row in _rows(tmp_path / "out").values()} == {"skipped"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.nrrd")} == before
@@ -251,7 +178,7 @@ def test_scenes_of_one_name_and_a_newer_scene(slicer, promise12, tmp_path):
     exported.write_text("of an older scene")
     os.utime(exported, (0, 0))
     # No scan is taken, so that the engine ends before it computes.
-    run = slicer("--input", "a/Scene.mrb", "b/Scene.mrb", "--output", "out", "--pattern", "nothing*")
+    run = slicer(SCRIPT, "--input", "a/Scene.mrb", "b/Scene.mrb", "--output", "out", "--pattern", "nothing*")
     assert run.returncode == 2
     voxels = _voxels(promise12 / "Case00.nii.gz")
     assert np.array_equal(_voxels(exported), voxels)
@@ -262,14 +189,14 @@ def test_a_mrml_scene_with_its_data_beside_it(slicer, promise12, tmp_path):
     bundle = _make_scene(promise12 / "Case00.nii.gz", tmp_path / "Scene.mrb")
     shutil.unpack_archive(bundle, tmp_path / "unpacked", "zip")
     (scene,) = (tmp_path / "unpacked").rglob("*.mrml")
-    run = slicer("--input", scene, "--output", "out", "--pattern", "nothing*")
+    run = slicer(SCRIPT, "--input", scene, "--output", "out", "--pattern", "nothing*")
     assert run.returncode == 2
     assert np.array_equal(_voxels(tmp_path / "out" / "Scene" / "T2_ axial.nrrd"), _voxels(promise12 / "Case00.nii.gz"))
 
 
 def test_only_scenes_that_fail(slicer, tmp_path):
     (tmp_path / "bad.mrb").write_text("no archive")
-    run = slicer("--input", "bad.mrb", "--output", "out")
+    run = slicer(SCRIPT, "--input", "bad.mrb", "--output", "out")
     assert run.returncode == 1
     assert "bad.mrb cannot be read as a scene" in run.stderr
 
@@ -309,7 +236,7 @@ def test_the_batch_ends_with_slicer(environment, promise12, tmp_path):
     child = int((tmp_path / "child").read_text())
     slicer.kill()
     slicer.communicate()
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + 120
     while _is_alive(child) and time.monotonic() < end:
         time.sleep(0.05)
     alive = _is_alive(child)

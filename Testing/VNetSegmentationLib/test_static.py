@@ -36,6 +36,16 @@ NAMES_FOR_SCRIPTS = [
     "batchOutputPath",
     "batchRunButton",
     "batchTable",
+    "trainingFolderPath",
+    "trainingCasesTable",
+    "baseModelComboBox",
+    "trainingMinutesSpinBox",
+    "previewAugmentationButton",
+    "trainButton",
+    "cancelTrainingButton",
+    "trainingProgressBar",
+    "trainingResultTable",
+    "newModelNameEdit",
 ]
 
 _PLAIN = {"QLabel", "QWidget", "QTabWidget", "qMRMLWidget", "qMRMLSegmentEditorWidget"}
@@ -128,7 +138,16 @@ def test_modules_import_at_file_scope_only_what_every_slicer_has(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["volumeNodes", "prostateSegment", "segmentationResult", "segmentationRun", "maskName"]
+    "name",
+    [
+        "volumeNodes",
+        "prostateSegment",
+        "segmentationResult",
+        "segmentationRun",
+        "maskName",
+        "shownCase",
+        "trainingPlot",
+    ],
 )
 def test_the_scene_adapter_knows_no_widgets(name):
     text = (MODULE / "VNetSegmentationLib" / f"{name}.py").read_text("utf-8")

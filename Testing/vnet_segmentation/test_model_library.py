@@ -10,8 +10,9 @@ import pytest
 from vnet_segmentation import model_library
 from vnet_segmentation.bundle import save_bundle
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.model_library import bundled_models_folder, find_model, list_models, user_models_folder
+from vnet_segmentation.model_library import bundled_models_folder, find_model, list_models
 from vnet_segmentation.network import VNet
+from vnet_segmentation.user_folders import user_models_folder
 
 
 def make_model(folder: Path) -> Path:
