@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
@@ -94,3 +95,26 @@ def test_all_processes_end_with_the_same_weights_and_the_first_speaks_for_all(ru
     assert first["history"] == second["history"]
     assert first["said"] > 0
     assert second["said"] == 0
+
+
+def test_the_command_runs_under_torchrun(tmp_path: Path, bright_ball) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(2):
+        scan, mask = bright_ball((2.0 * number, 0.0, 0.0), 12.0, (40, 40, 16), (1.6, 1.6, 3.0))
+        sitk.WriteImage(scan, str(data / f"Case{number}.nrrd"))
+        sitk.WriteImage(mask, str(data / f"Case{number}_segmentation.nrrd"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "vnet_segmentation", "train", str(data), "-o", str(tmp_path / "mine"), "--preset", "paper"]
+    command += ["--layout", "monai", "--width", "1", "--iterations", "1", "--validation", "1", "--device", "cpu"]
+    run = subprocess.run(
+        [*launcher, *command, "--precision", "float32"],
+        env={**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("The model is in") == 1
+    assert run.stdout.count("iteration 1") == 1
+    assert (tmp_path / "mine" / "model.json").is_file()

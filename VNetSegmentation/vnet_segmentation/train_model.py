@@ -26,6 +26,8 @@ from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_cache import TrainingCase, load_cases, make_synthetic_cases
 from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
 
+_LARGEST_SCALING = 0.5
+"""Nothing is made smaller than half, however strong the deformation."""
 _N_VALIDATIONS = 10
 """Of a fine-tuning run, whatever its length; ten iterations or more lie between them."""
 
@@ -172,7 +174,12 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
         iterations=options.iterations or recipe.iterations,
         # The processes share a batch; one that is too small for them grows.
         batch_size=-(-recipe.batch_size // n_processes) * n_processes,
-        deformation=replace(deformation, bspline_sigma_voxels=deformation.bspline_sigma_voxels * strength),
+        deformation=replace(
+            deformation,
+            bspline_sigma_voxels=deformation.bspline_sigma_voxels * strength,
+            rotation_degrees=deformation.rotation_degrees * strength,
+            scaling=min(_LARGEST_SCALING, deformation.scaling * strength),
+        ),
         appearance=appearance,
     )
 

@@ -39,7 +39,7 @@ class TrainingOptions:
     minutes: float | None = None
     """For all runs together."""
     deformation_strength: float = 1.0
-    """Factor on the recipe's B-spline coefficients; 0 switches them off."""
+    """Factor on the recipe's B-spline coefficients, rotation and scaling; 0 switches them off."""
     histogram_matching: bool = True
     seed: int = 0
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
