@@ -19,6 +19,7 @@ check: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(BIN)/python Testing/benchmarks/segmentation_speed.py
+	$(BIN)/python Testing/benchmarks/training_speed.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

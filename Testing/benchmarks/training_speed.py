@@ -1,0 +1,115 @@
+"""Time of a training step with and without augmentation, in turns in the same run, and the memory it takes.
+
+    python Testing/benchmarks/training_speed.py [--repeats 8] [--device cuda] [--width 16 --batch 2]
+
+Steps are of the default recipe on whole fields of 128 x 128 x 64 voxels. The ratio is what counts: it says the same on
+another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
+
+from vnet_segmentation.appearance import AppearanceSettings
+from vnet_segmentation.deformation import DeformationSettings
+from vnet_segmentation.device import choose_device, set_cpu_threads
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.recipe import Recipe, load_recipe
+from vnet_segmentation.training import TrainingRun
+from vnet_segmentation.training_cache import make_synthetic_cases
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--recompute", action="store_true", help="compute activations twice instead of keeping them")
+    parser.add_argument("--peak-memory", action="store_true", help="only make two steps and print the peak in GB")
+    options = parser.parse_args()
+    threads = set_cpu_threads()
+    augmented = replace(load_recipe("default"), batch_size=options.batch, small_crop_until=0.0)
+    if options.peak_memory:
+        _peak_memory(options, augmented)
+        return
+    plain = replace(
+        augmented,
+        centre_jitter_mm=(0.0, 0.0, 0.0),
+        anywhere_probability=0.0,
+        deformation=DeformationSettings(bspline_probability=0.0),
+        appearance=AppearanceSettings(histogram_matching_probability=0.0),
+    )
+    runs = [_make_run(options, recipe) for recipe in (plain, augmented)]
+    seconds: list[list[float]] = [[], []]
+    # In turns, so that what else the machine does falls on both alike.
+    for repeat in range(options.repeats + 1):
+        for run, times in zip(runs, seconds, strict=True):
+            elapsed = _time_step(run)
+            if repeat:
+                times.append(elapsed)
+    device = runs[0].device
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}")
+    print(f"Device: {device.name} in {device.precision}. {device.reason}")
+    print(f"Layout paper, width {options.width}, batch {options.batch}, 128 x 128 x 64\n")
+    without, with_augmentation = map(statistics.median, seconds)
+    print(f"step without augmentation {without:.3f} s")
+    print(f"step with augmentation    {with_augmentation:.3f} s, {with_augmentation / without:.3f} times")
+    for recompute in (False, True):
+        command = [sys.executable, __file__, "--peak-memory", "--device", options.device]
+        command += ["--width", str(options.width), "--batch", str(options.batch), *(["--recompute"] * recompute)]
+        peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        print(f"peak memory, activations {'computed twice' if recompute else 'kept'}: {peak} GB")
+
+
+def _make_run(options: argparse.Namespace, recipe: Recipe) -> TrainingRun:
+    preprocessing = Preprocessing()
+    run = TrainingRun(
+        network={"layout": "paper", "width": options.width},
+        recipe=recipe,
+        preprocessing=preprocessing,
+        cases=make_synthetic_cases(2, preprocessing),
+        validation=[],
+        synthetic=[],
+        device=choose_device(options.device),
+    )
+    run.model.recomputes = options.recompute
+    return run
+
+
+def _time_step(run: TrainingRun) -> float:
+    started = time.perf_counter()
+    run.step()
+    if run.device.torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _peak_memory(options: argparse.Namespace, recipe: Recipe) -> None:
+    run = _make_run(options, recipe)
+    for _ in range(2):
+        run.step()
+    if run.device.torch_device.type == "cuda":
+        print(f"{torch.cuda.max_memory_allocated() / 1e9:.1f}")
+        return
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{kilobytes / (1e9 if sys.platform == 'darwin' else 1e6):.1f}")
+
+
+if __name__ == "__main__":
+    main()
