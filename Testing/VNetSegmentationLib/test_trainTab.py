@@ -205,12 +205,15 @@ def test_the_whole_story(desktop, ui, cases, models):
     desktop.wait_until(lambda: _is_over(ui), timeout_s=180)
     assert "The model mine is ready" in ui.trainingStatusLabel.text
     assert ui.newModelNameEdit.text == "mine-2"
-    (table,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
-    columns = [table.GetTable().GetColumn(i) for i in range(3)]
-    assert [column.GetName() for column in columns] == ["Iteration", "Loss", "Validation Dice"]
-    iterations = [columns[0].GetValue(i) for i in range(table.GetNumberOfRows())]
-    assert iterations == [1, 4, 5, 8, 9, 12]
-    assert np.isfinite(columns[1].GetValue(0))
+    tables = {}
+    for table in slicer.util.getNodesByClass("vtkMRMLTableNode"):
+        x, y = (table.GetTable().GetColumn(i) for i in range(2))
+        assert x.GetName() == "Iteration"
+        tables[y.GetName()] = [(x.GetValue(i), y.GetValue(i)) for i in range(table.GetNumberOfRows())]
+    # Two folds, which are validated, and the final run on all cases.
+    assert [x for x, _ in tables["Loss"]] == [1, 4, 5, 8, 9, 12]
+    assert [x for x, _ in tables["Validation Dice"]] == [4, 8]
+    assert all(loss > 0 for _, loss in tables["Loss"])
     (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
     assert chart.GetNumberOfPlotSeriesNodes() == 2
     assert _cells(ui.trainingResultTable, 0)[-2:] == ["Mean", "Worst"]

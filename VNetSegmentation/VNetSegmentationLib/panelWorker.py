@@ -43,6 +43,11 @@ class PanelWorker:
         self._requirements = requirements
         self._onChange = onChange
 
+    @property
+    def isInstalled(self) -> bool:
+        """Whether the worker could start at once."""
+        return not missingPackages(self._requirements)
+
     def setBusy(self, sentence: str | None) -> None:
         """Says what is under way, or that nothing is."""
         self.busyWith = sentence
@@ -54,7 +59,7 @@ class PanelWorker:
 
     def warmUp(self) -> None:
         """Starts the worker and loads the model in the background, so that a click finds both there."""
-        if self.client.isRunning or self.busyWith or missingPackages(self._requirements):
+        if self.client.isRunning or self.busyWith or not self.isInstalled:
             return
         self.client.submit(Job("describe", onResult=self._load, onError=lambda sentence, code: self.log(sentence)))
 

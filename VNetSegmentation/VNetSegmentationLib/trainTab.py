@@ -247,7 +247,7 @@ class TrainTab:
             self._drop(self._job.fields["name"])
             self._end(_("The training was cancelled."))
         else:
-            self._end(_("The training is paused. It can be resumed, also after Slicer was closed."))
+            self._end(_("The training is paused."))
 
     def _end(self, message: str) -> None:
         self._job = self._ending = None

@@ -1,5 +1,8 @@
 """The table of training cases: what is in the folder, what cannot be used and why, and what each case is for."""
 
+import contextlib
+import os
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -15,6 +18,7 @@ from VNetSegmentationLib.dialogs import tellError
 from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
 from VNetSegmentationLib.settings import choose, chosen
 from VNetSegmentationLib.shownCase import ShownCase
+from VNetSegmentationLib.timers import singleShotTimer
 from VNetSegmentationLib.volumeNodes import imageFromVolume, volumeProblem
 from VNetSegmentationLib.workerClient import Job
 from VNetSegmentationLib.wrappedText import showWrapped
@@ -23,6 +27,8 @@ TRAIN, VALIDATE, LEAVE_OUT = "train", "validate", "leave out"
 _USES = {TRAIN: _("train"), VALIDATE: _("validate only"), LEAVE_OUT: _("leave out")}
 
 _N_LABELS = 5
+_TYPING_MS = 600
+"""A path that is being typed is not read before so much silence."""
 
 
 class TrainingCases:
@@ -41,10 +47,11 @@ class TrainingCases:
         self._rows = []
         self._uses = {}  # by name
         self._job = None
-        self._readFolder = None
+        self._readStamp = None
         self._message = ""
         self._shown = ShownCase(_("Training case"))
         self._offered = []
+        self._reading = singleShotTimer(_TYPING_MS, self.readOnce)
         settings.bindPath(ui.trainingFolderPath, "TrainingFolder", str(training_cases_folder()))
         labels = [(_("The only label"), ""), (_("All labels"), "0")]
         labels += [(_("Label {number}").format(number=n), str(n)) for n in range(1, _N_LABELS + 1)]
@@ -126,8 +133,9 @@ class TrainingCases:
         ui.addPairButton.enabled = bool(parameters and parameters.pairVolume and self._offered and not isTraining)
 
     def readOnce(self) -> None:
-        """Reads the folder unless it was read already."""
-        if self._readFolder != self.data and self._job is None:
+        """Reads the folder if it is there, was not read yet or has changed, and nothing need be installed for it."""
+        stamp = self._stamp()
+        if stamp is not None and stamp != self._readStamp and self._job is None and self._worker.isInstalled:
             self.read()
 
     def read(self) -> None:
@@ -138,7 +146,7 @@ class TrainingCases:
     def _read(self) -> None:
         if self._job is not None:
             return
-        self._readFolder = self.data
+        self._readStamp = self._stamp()
         self._rows = []
         self._ui.trainingCasesTable.setRowCount(0)
         fields = {"data": self.data, "label": self.label}
@@ -194,10 +202,17 @@ class TrainingCases:
 
     def _forget(self) -> None:
         if self._job is None:
-            self._rows, self._readFolder, self._message = [], None, ""
+            self._rows, self._readStamp, self._message = [], None, ""
             self._uses = {}
             self._ui.trainingCasesTable.setRowCount(0)
             self._onChange()
+            self._reading.start()
+
+    def _stamp(self) -> tuple[str, float] | None:
+        """Path and time of the last change; None if there is nothing."""
+        with contextlib.suppress(OSError):
+            return self.data, os.stat(self.data).st_mtime
+        return None
 
     def _named(self, use: str) -> list[str]:
         return [row["name"] for row in self._rows if (LEAVE_OUT if row["problem"] else self._uses[row["name"]]) == use]
