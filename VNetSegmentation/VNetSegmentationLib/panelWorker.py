@@ -65,7 +65,8 @@ class PanelWorker:
 
     def describe(self) -> None:
         """Asks the worker anew what there is, after models came or went."""
-        self.client.submit(Job("describe", onResult=self._show, onError=lambda sentence, code: self.log(sentence)))
+        if self.isInstalled:
+            self.client.submit(Job("describe", onResult=self._show, onError=lambda sentence, code: self.log(sentence)))
 
     def _show(self, description: dict) -> None:
         self.choice.show(description)

@@ -112,7 +112,7 @@ class TrainTab:
         if offers:
             text = _("The training of {name} is unfinished.").format(name=self._unfinished[0]["name"])
             showWrapped(ui.unfinishedTrainingLabel, text)
-        ui.resumeTrainingButton.enabled = self._worker.busyWith is None
+        ui.resumeTrainingButton.enabled = not self._worker.isInstalling
         self._cases.update(running)
         self._preview.update(running)
         self._models.update(running)

@@ -26,6 +26,7 @@ class TrainingResult:
     def clear(self) -> None:
         """Nothing was trained yet."""
         self._ui.trainingResultCollapsibleButton.enabled = False
+        self._ui.trainingResultCollapsibleButton.collapsed = True
         self._ui.trainingResultTable.setRowCount(0)
         showWrapped(self._ui.trainingVerdictLabel, "")
 
@@ -48,6 +49,7 @@ class TrainingResult:
                 self._addRow(name, values)
         table.resizeColumnsToContents()
         self._ui.trainingResultCollapsibleButton.enabled = True
+        self._ui.trainingResultCollapsibleButton.collapsed = False
         improvement = result["improvement"]
         showWrapped(
             self._ui.trainingVerdictLabel,
