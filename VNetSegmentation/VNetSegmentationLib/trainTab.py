@@ -300,6 +300,10 @@ class TrainTab:
                 "all would take {minutes:.0f} min."
             )
         text = text.format(runs=nRuns, iterations=iterations, minutes=max(1, minutes), seconds=seconds, limit=limit)
+        if nRuns > 1:
+            text += " " + _("Each case is judged by a model that has not learned from it.")
+        elif not self._cases.validation:
+            text += " " + _("One in five cases is kept to judge the model.")
         showWrapped(ui.trainingEstimateLabel, text)
 
 

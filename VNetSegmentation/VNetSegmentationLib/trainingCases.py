@@ -198,13 +198,6 @@ class TrainingCases:
             text = _("{train} to learn from, {validate} for validation only, {bad} cannot be used.").format(
                 train=len(self.used), validate=len(self.validation), bad=nBad
             )
-            if not self.validation and len(self.used) > 1:
-                judged = (
-                    _("Each is judged by a model that has not learned from it.")
-                    if folds_of_few(len(self.used))
-                    else _("One in five of them is kept for validation.")
-                )
-                text = f"{text} {judged}"
         showWrapped(self._ui.trainingCasesStatusLabel, text)
 
     def _forget(self) -> None:
