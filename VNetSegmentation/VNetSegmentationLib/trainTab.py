@@ -10,6 +10,7 @@ from VNetSegmentationLib.augmentationPreview import AugmentationPreview
 from VNetSegmentationLib.dialogs import ask
 from VNetSegmentationLib.ownModels import OwnModels
 from VNetSegmentationLib.trainingCases import TrainingCases
+from VNetSegmentationLib.trainingEstimate import TrainingEstimate
 from VNetSegmentationLib.trainingPlot import TrainingPlot
 from VNetSegmentationLib.trainingResult import TrainingResult
 from VNetSegmentationLib.workerClient import Job
@@ -46,14 +47,13 @@ class TrainTab:
         self._isClosed = False
         self._ending = None  # "pause" or "cancel", once the user wants the training to end
         self._message = ""
-        self._speeds = {}  # answers of the worker, by base model and device
-        self._estimateJob = None
         self._unfinished = []
         self._plot = TrainingPlot()
         self._result = TrainingResult(ui)
         self._cases = TrainingCases(ui, client, worker, self._casesChanged)
         self._preview = AugmentationPreview(ui, client, worker, self._cases, self._options)
         self._models = OwnModels(ui, client, worker)
+        self._estimate = TrainingEstimate(ui, client, worker, self._cases, self._options)
         settings.bindChoice(
             ui.baseModelComboBox,
             "BaseModel",
@@ -68,9 +68,7 @@ class TrainTab:
         ui.resumeTrainingButton.connect("clicked()", self._resume)
         ui.discardTrainingButton.connect("clicked()", self._discard)
         ui.newModelNameEdit.connect("textChanged(QString)", lambda text: self.update())
-        for spinBox in (ui.trainingMinutesSpinBox, ui.trainingIterationsSpinBox):
-            spinBox.connect("valueChanged(int)", lambda value: self._showEstimate())
-        ui.baseModelComboBox.connect("currentIndexChanged(int)", lambda index: self._estimate())
+        ui.baseModelComboBox.connect("currentIndexChanged(int)", lambda index: self._casesChanged())
         ui.tabs.connect("currentChanged(int)", lambda index: self._entered())
         self.update()
 
@@ -258,53 +256,7 @@ class TrainTab:
 
     def _casesChanged(self) -> None:
         self.update()
-        self._estimate()
-
-    def _estimate(self) -> None:
-        """Measures how fast this computer trains, once for each base model and device."""
-        key = (self._options()["base"], self._worker.choice.device)
-        ready = self._cases.problem() is None and self._job is None and not self._worker.isInstalling
-        if ready and key not in self._speeds and self._estimateJob is None:
-            fields = {"device": key[1], "options": {"base": key[0]}}
-            self._estimateJob = Job(
-                "estimate",
-                fields,
-                lambda result: self._estimated(key, result),
-                lambda sentence, code: self._estimated(key, None),
-                lambda: self._estimated(key, None),
-            )
-            self._client.submit(self._estimateJob)
-        self._showEstimate()
-
-    def _estimated(self, key: tuple, speed: dict | None) -> None:
-        self._estimateJob = None
-        self._speeds[key] = speed  # a failure, too: it is not tried again
-        self._estimate()  # for what was chosen in the meantime
-
-    def _showEstimate(self) -> None:
-        ui, base = self._ui, self._options()["base"]
-        speed = self._speeds.get((base, self._worker.choice.device))
-        if speed is None:
-            text = _("Measuring how fast this computer trains") if self._estimateJob else ""
-            showWrapped(ui.trainingEstimateLabel, text)
-            return
-        seconds, nRuns = speed["iteration_s"], self._cases.numberOfRuns(base is not None)
-        iterations = ui.trainingIterationsSpinBox.value or speed["iterations"]
-        minutes, limit = nRuns * iterations * seconds / 60, ui.trainingMinutesSpinBox.value
-        if minutes <= limit:
-            text = _("{runs} x {iterations} iterations take about {minutes:.0f} min here ({seconds:.2f} s each).")
-        else:
-            iterations = int(limit * 60 / seconds / nRuns)
-            text = _(
-                "{limit} min are enough for {runs} x {iterations} iterations here ({seconds:.2f} s each); "
-                "all would take {minutes:.0f} min."
-            )
-        text = text.format(runs=nRuns, iterations=iterations, minutes=max(1, minutes), seconds=seconds, limit=limit)
-        if nRuns > 1:
-            text += " " + _("Each case is judged by a model that has not learned from it.")
-        elif not self._cases.validation:
-            text += " " + _("One in five cases is kept to judge the model.")
-        showWrapped(ui.trainingEstimateLabel, text)
+        self._estimate.update(self._job is not None)
 
 
 def _nextName(name: str) -> str:

@@ -1,0 +1,72 @@
+"""How far this computer comes in the time that the user gives a training."""
+
+from slicer.i18n import tr as _
+
+from VNetSegmentationLib.workerClient import Job
+from VNetSegmentationLib.wrappedText import showWrapped
+
+
+class TrainingEstimate:
+    """Has an iteration timed, once for each base model and device, and says what follows from it.
+
+    Args:
+        ui: the panel's widgets.
+        client: of the worker that measures.
+        worker: see `panelWorker.PanelWorker`.
+        cases: `trainingCases.TrainingCases`.
+        options: gives the base model, see ``vnet_segmentation.training_commands``.
+    """
+
+    def __init__(self, ui, client, worker, cases, options):
+        self._ui, self._client, self._worker, self._cases, self._options = ui, client, worker, cases, options
+        self._speeds = {}  # answers of the worker, None where it failed, by base model and device
+        self._job = None
+        for spinBox in (ui.trainingMinutesSpinBox, ui.trainingIterationsSpinBox):
+            spinBox.connect("valueChanged(int)", lambda value: self._show())
+
+    def update(self, isTraining: bool) -> None:
+        """The cases or the base model changed."""
+        key = self._key()
+        isReady = self._cases.problem() is None and not isTraining and not self._worker.isInstalling
+        if isReady and key not in self._speeds and self._job is None:
+            self._job = Job(
+                "estimate",
+                {"device": key[1], "options": {"base": key[0]}},
+                lambda speed: self._measured(key, speed),
+                lambda sentence, code: self._measured(key, None),
+                lambda: self._measured(key, None),
+            )
+            self._client.submit(self._job)
+        self._show()
+
+    def _key(self) -> tuple[str | None, str]:
+        return self._options()["base"], self._worker.choice.device
+
+    def _measured(self, key: tuple, speed: dict | None) -> None:
+        self._job = None
+        self._speeds[key] = speed
+        # For what was chosen in the meantime.
+        self.update(False)
+
+    def _show(self) -> None:
+        key = self._key()
+        speed = self._speeds.get(key)
+        text = self._text(speed, key[0] is not None) if speed else _("Measuring how fast this computer trains")
+        showWrapped(self._ui.trainingEstimateLabel, text if speed or self._job else "")
+
+    def _text(self, speed: dict, hasBase: bool) -> str:
+        seconds, nRuns = speed["iteration_s"], self._cases.numberOfRuns(hasBase)
+        iterations = self._ui.trainingIterationsSpinBox.value or speed["iterations"]
+        minutes, limit = nRuns * iterations * seconds / 60, self._ui.trainingMinutesSpinBox.value
+        if minutes <= limit:
+            text = _("{runs} x {iterations} iterations take about {minutes:.0f} min here ({seconds:.2f} s each).")
+        else:
+            iterations = int(limit * 60 / seconds / nRuns)
+            text = _(
+                "{limit} min are enough for {runs} x {iterations} iterations here ({seconds:.2f} s each); "
+                "all would take {minutes:.0f} min."
+            )
+        text = text.format(runs=nRuns, iterations=iterations, minutes=max(1, minutes), seconds=seconds, limit=limit)
+        if nRuns > 1:
+            return text + " " + _("Each case is judged by a model that has not learned from it.")
+        return text if self._cases.validation else text + " " + _("One in five cases is kept to judge the model.")
