@@ -115,6 +115,8 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     QtCore.QSettings.setPath(
         QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(tmp_path / "settings")
     )
+    # What a panel keeps for the user: models and training cases.
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("PATH", f"{python_slicer(tmp_path / 'bin').parent}:{_path()}")
     desktop = Desktop()
     desktop.close()

@@ -92,6 +92,7 @@ class TrainTab:
     def cleanup(self) -> None:
         """The module is unloaded, or Slicer ends: a training keeps its state for another day."""
         self._isClosed = True
+        self._cases.cleanup()
         self._client.onLog = lambda line: None
         self._client.stop(_STOP_MS)
 

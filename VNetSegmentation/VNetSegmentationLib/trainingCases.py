@@ -121,6 +121,10 @@ class TrainingCases:
         """Takes the panel's parameters; None while a scene is closed."""
         self._parameters = parameters
 
+    def cleanup(self) -> None:
+        """The module is unloaded, or Slicer ends: nothing is read any more."""
+        self._reading.stop()
+
     def update(self, isTraining: bool) -> None:
         """Follows the scene, and whether a training runs."""
         ui, parameters = self._ui, self._parameters

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -70,8 +72,14 @@ def join_processes(device_name: str) -> Iterator[tuple[Processes, str]]:
     if device_name in ("auto", "cuda") and torch.cuda.is_available():
         device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device_name)
-    distributed.init_process_group("nccl" if device_name.startswith("cuda") else "gloo")
+    backend = "nccl" if device_name.startswith("cuda") else "gloo"
+    # The others wait while the first one reads, writes and evaluates; should it die, torchrun ends them.
+    distributed.init_process_group(backend, timeout=timedelta(days=1))
+    processes = Processes(distributed.get_rank(), count)
     try:
-        yield Processes(distributed.get_rank(), count), device_name
+        yield processes, device_name
+        # A process that leaves early may abort the others' last exchange, or itself.
+        gc.collect()
+        processes.wait()
     finally:
         distributed.destroy_process_group()
