@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--peak-memory", action="store_true", help="only make two steps and print the peak in GB")
     options = parser.parse_args()
     threads = set_cpu_threads()
-    augmented = replace(load_recipe("default"), batch_size=options.batch, small_crop_until=0.0)
+    # The field of the paper.
+    field = Preprocessing(spacing_mm=(1.0, 1.0, 1.5), size=(128, 128, 64))
+    augmented = replace(load_recipe("default"), batch_size=options.batch, small_crop_until=0.0, preprocessing=field)
     if options.peak_memory:
         _peak_memory(options, augmented)
         return
@@ -76,12 +78,10 @@ def main() -> None:
 
 
 def _make_run(options: argparse.Namespace, recipe: Recipe) -> TrainingRun:
-    preprocessing = Preprocessing()
     run = TrainingRun(
         network={"layout": "paper", "width": options.width},
         recipe=recipe,
-        preprocessing=preprocessing,
-        cases=make_synthetic_cases(2, preprocessing),
+        cases=make_synthetic_cases(2, recipe.preprocessing),
         validation=[],
         synthetic=[],
         device=choose_device(options.device),

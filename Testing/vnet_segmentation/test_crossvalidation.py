@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
         return "Fold 2 of 2" in said
 
     with pytest.raises(Cancelled):
-        cross_validate(data, output, 2, QUICK, CPU, said.append, should_stop=stop)
+        cross_validate(data, output, 2, QUICK, CPU, say=said.append, should_stop=stop)
     assert len(list((output / "masks").glob("*.nii.gz"))) == 2
     assert not (output / "results.csv").exists()
     trained = []
@@ -92,6 +93,37 @@ def test_too_many_folds_are_a_sentence(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_folds_can_be_shared_out(data, tmp_path):
+    output = tmp_path / "out"
+    first = cross_validate(data, output, 2, QUICK, CPU, only=[2])
+    assert len(first) == 2
+    assert not (output / "fold-1").exists()
+    assert len(cross_validate(data, output, 2, QUICK, CPU, only=[1])) == 4
+    with pytest.raises(UserError, match="no fold 3"):
+        cross_validate(data, output, 2, QUICK, CPU, only=[1, 3])
+
+
+def test_a_site_is_measured_by_a_model_that_has_seen_none_of_it(data, tmp_path):
+    (data / "cases.csv").write_text("case,site\nCase0,B\nCase1,A\nCase2,A\nCase3,A\n")
+    rows = cross_validate(data, tmp_path / "out", None, QUICK, CPU)
+    assert {row.case: row.site for row in rows} == {"Case0": "B", "Case1": "A", "Case2": "A", "Case3": "A"}
+    seen = [read_description(tmp_path / "out" / f"fold-{n}")["training"]["training_cases"] for n in (1, 2)]
+    assert seen == [["Case0"], ["Case1", "Case2", "Case3"]]
+
+
+def test_one_site_cannot_be_left_out(data, tmp_path):
+    with pytest.raises(UserError, match="two sites"):
+        cross_validate(data, tmp_path / "out", None, QUICK, CPU)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [{"n_folds": 4}, {"options": replace(QUICK, iterations=1)}])
+def test_models_of_another_cross_validation_measure_nothing(data, tmp_path, change):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    with pytest.raises(UserError, match="another cross-validation"):
+        cross_validate(data, tmp_path / "out", **{"n_folds": 2, "options": QUICK, "device": CPU} | change)
+
+
 def test_the_histogram_counts_by_twentieths(tmp_path):
     # 0.85 begins its bin, and so does 0.9, whatever their division by 0.05 gives; 1 belongs to the last one.
     write_histogram([0.85, 0.86, 0.9, 0.949, 0.95, 1.0, 0.72], tmp_path / "h.svg")
@@ -107,4 +139,8 @@ def test_the_command(data, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Fold 2 of 2" in printed
     assert "Case3" in printed
+    assert cli.run([*arguments, "--only", "3", "--device", "cpu"]) == ExitCode.USAGE
+    with_sites = ["crossvalidate", str(data), "-o", str(tmp_path / "sites"), "--by-site", "--device", "cpu"]
+    assert cli.run(with_sites) == ExitCode.BAD_INPUT
+    assert "two sites" in capsys.readouterr().err
     assert cli.run(["crossvalidate", str(tmp_path / "missing"), "-o", str(tmp_path / "out2")]) == ExitCode.BAD_INPUT

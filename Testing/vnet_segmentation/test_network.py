@@ -12,7 +12,7 @@ from vnet_segmentation.network import LAYOUTS, VNet, prostate_probability
 
 @pytest.mark.parametrize(
     ("layout", "width", "n_parameters"),
-    [("paper", 16, 65_175_314), ("caffe", 16, 61_982_682), ("monai", 16, 45_597_658), ("paper", 8, 16_296_074)],
+    [("paper", 16, 65_175_314), ("caffe", 16, 61_982_682), ("monai", 16, 45_597_658), ("paper", 8, 16_296_074), ("plain", 8, 16_296_074)],
 )
 def test_number_of_parameters(layout, width, n_parameters):
     with torch.device("meta"):
@@ -38,6 +38,15 @@ def test_receptive_field_of_the_stages_on_the_way_down():
         seen = gradient[0, 0].sum((0, 1)).nonzero()
         fields.append(int(seen.max() - seen.min()) + 1)
     assert fields == [5, 22, 72, 172, 372]
+
+
+def test_a_stage_adds_its_input_unless_the_layout_is_plain():
+    for layout, expected in (("paper", 2.0), ("plain", 0.0)):
+        stage = VNet(layout, width=1).down_stages[1]
+        for convolution in stage.convolutions:
+            nn.init.zeros_(convolution[0].weight)
+            nn.init.zeros_(convolution[0].bias)
+        assert (stage(torch.full((1, 2, 4, 4, 4), 2.0)) == expected).all()
 
 
 def test_layout_monai_with_monais_weights_gives_monais_logits():

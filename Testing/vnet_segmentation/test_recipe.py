@@ -17,10 +17,10 @@ from vnet_segmentation.recipe import Recipe, load_recipe, recipe_names
 
 
 def test_presets_are_found() -> None:
-    assert recipe_names() == ["default", "finetune", "paper"]
+    assert recipe_names() == ["default", "finetune", "paper", "paper-logistic"]
 
 
-@pytest.mark.parametrize("name", ["default", "finetune", "paper"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic"])
 def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.title
@@ -44,7 +44,7 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     assert all(0 <= probability <= 1 for probability in probabilities)
 
 
-@pytest.mark.parametrize("name", ["default", "finetune", "paper"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic"])
 def test_a_recipe_comes_back_from_json(name: str) -> None:
     recipe = load_recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
@@ -70,6 +70,12 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert paper.centre_jitter_mm == (0, 0, 0)
     assert paper.averaging_decay == paper.warm_up_iterations == 0
     assert paper.gradient_norm is None
+
+
+def test_the_papers_baseline_differs_in_its_loss_alone() -> None:
+    paper, baseline = load_recipe("paper"), load_recipe("paper-logistic")
+    assert baseline.loss == "logistic"
+    assert replace(baseline, loss=paper.loss, title=paper.title) == paper
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def test_warm_up_rises_in_equal_steps() -> None:
 
 @pytest.mark.parametrize("name", ["nnunet", "", "../recipes/paper", "paper.json"])
 def test_unknown_presets_name_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match="default, finetune, paper") as raised:
+    with pytest.raises(UserError, match="default, finetune, paper, paper-logistic") as raised:
         load_recipe(name)
     assert raised.value.exit_code == ExitCode.USAGE
 

@@ -397,7 +397,7 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
         iterations=9,
         minutes=2.5,
         seed=4,
-        preprocessing=Preprocessing(bias_correction=True),
+        bias_correction=True,
         title="T",
         data_terms="D",
         label=2,

@@ -26,7 +26,7 @@ FIELD = Preprocessing(size=(32, 32, 16))
 DEEP_FIELD = Preprocessing(size=(48, 48, 48))
 """For bfloat16: on the CPU torch gets its weight gradients wrong where a feature map is smaller than the kernel."""
 
-PAPER = replace(load_recipe("paper"), iterations=8)
+PAPER = replace(load_recipe("paper"), iterations=8, preprocessing=FIELD)
 # All that is random, and all that is kept from one iteration to the next.
 MODERN = replace(
     load_recipe("default"),
@@ -34,6 +34,7 @@ MODERN = replace(
     warm_up_iterations=2,
     normalisation="batch",
     batch_size=2,
+    preprocessing=FIELD,
     synthetic_probability=0.3,
     small_crop_until=0.6,
     small_crop_size=(16, 32, 16),
@@ -77,7 +78,6 @@ def make_case(seed: int, radius: float = 6.0) -> TrainingCase:
 def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, **changes: Any) -> Any:
     settings: dict[str, Any] = {
         "network": {"layout": "monai", "width": 1},
-        "preprocessing": FIELD,
         "cases": [make_case(seed) for seed in range(3)],
         "validation": [make_case(10)],
         "synthetic": [make_case(20)],
@@ -128,9 +128,8 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_would_have_been(
 ) -> None:
     def new_run() -> TrainingRun:
         return make_run(
-            recipe,
+            replace(recipe, preprocessing=FIELD if precision == "float32" else DEEP_FIELD),
             network={"layout": "monai", "width": 2},
-            preprocessing=FIELD if precision == "float32" else DEEP_FIELD,
             device=Device("cpu", precision, ""),
         )
 
@@ -653,7 +652,7 @@ def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:
         ("network", {"network": {"layout": "monai", "width": 2}}),
         ("recipe", {"recipe": replace(PAPER, learning_rate=2e-4)}),
         ("recipe", {"recipe": replace(PAPER, deformation=DeformationSettings(0.5, 14.0))}),
-        ("preprocessing", {"preprocessing": replace(FIELD, clip_percentiles=(1.0, 99.0))}),
+        ("recipe", {"recipe": replace(PAPER, preprocessing=replace(FIELD, clip_percentiles=(1.0, 99.0)))}),
         ("training cases", {"cases": [make_case(0), make_case(1), make_case(3)]}),
         ("training cases", {"cases": [make_case(0), make_case(1)]}),
         ("validation cases", {"validation": []}),

@@ -30,7 +30,6 @@ class Sample:
 
 def draw_sample(
     recipe: Recipe,
-    preprocessing: Preprocessing,
     cases: Sequence[TrainingCase],
     synthetic: Sequence[TrainingCase],
     generator: torch.Generator,
@@ -43,7 +42,7 @@ def draw_sample(
     """
     is_synthetic = bool(synthetic) and torch.rand((), generator=generator).item() < recipe.synthetic_probability
     case = _choose(synthetic if is_synthetic else cases, generator)
-    centre = _centre(case, recipe, preprocessing, generator)
+    centre = _centre(case, recipe, generator)
     deformation = sample_deformation(recipe.deformation, generator)
     appearance = sample_appearance(recipe.appearance, generator)
     matched = _choose(cases, generator).quantiles if appearance.matches_histogram else None
@@ -75,13 +74,13 @@ def make_sample(
     return normalise(image, inside, preprocessing.clip_percentiles), mask >= 0.5
 
 
-def _centre(case: TrainingCase, recipe: Recipe, preprocessing: Preprocessing, generator: torch.Generator) -> Tensor:
+def _centre(case: TrainingCase, recipe: Recipe, generator: torch.Generator) -> Tensor:
     last = torch.tensor(case.image.shape[::-1]) - 1
     if torch.rand((), generator=generator).item() < recipe.anywhere_probability:
         return torch.rand(3, generator=generator) * last
     if not any(recipe.centre_jitter_mm):
         return last / 2
-    jitter_voxels = torch.tensor(recipe.centre_jitter_mm) / torch.tensor(preprocessing.spacing_mm)
+    jitter_voxels = torch.tensor(recipe.centre_jitter_mm) / torch.tensor(recipe.preprocessing.spacing_mm)
     return case.gland_centre + (2 * torch.rand(3, generator=generator) - 1) * jitter_voxels
 
 

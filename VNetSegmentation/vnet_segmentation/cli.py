@@ -110,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     cross = _command(commands, "crossvalidate", _cross_validate, "train and measure fold by fold; run again to go on")
     cross.add_argument("data", type=Path, metavar="DATA", help="labelled cases, as for train")
     cross.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets models, masks and table")
-    cross.add_argument("--folds", type=int, default=5, metavar="N", help="default: %(default)s")
+    parts = cross.add_mutually_exclusive_group()
+    parts.add_argument("--folds", type=int, default=5, metavar="N", help="default: %(default)s")
+    parts.add_argument("--by-site", action="store_true", help="a fold for each site, which its model has not seen")
+    cross.add_argument("--only", type=int, nargs="+", default=[], metavar="N", help="do only these folds now")
     _add_network_options(cross)
     _add_training_options(cross)
 
@@ -294,9 +297,10 @@ def _cross_validate(options: argparse.Namespace) -> int:
         rows = crossvalidation.cross_validate(
             options.data,
             options.output,
-            options.folds,
+            None if options.by_site else options.folds,
             _training_options(options),
             _device(options.device, options.precision),
+            options.only,
             _say,
             _show_training,
             interrupt.is_set,
@@ -307,14 +311,11 @@ def _cross_validate(options: argparse.Namespace) -> int:
 
 
 def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:
-    from vnet_segmentation.preprocessing import Preprocessing
     from vnet_segmentation.training_plan import TrainingOptions
 
     # What the command has no option for is the base model's.
     given = vars(options)
-    network: dict[str, Any] = {name: given[name] for name in ("layout", "width") if name in given}
-    if "bias_correction" in given:
-        network["preprocessing"] = Preprocessing(bias_correction=options.bias_correction)
+    network: dict[str, Any] = {name: given[name] for name in ("layout", "width", "bias_correction") if name in given}
     return TrainingOptions(
         base=find_model(options.base) if "base" in given else None,
         preset=options.preset,

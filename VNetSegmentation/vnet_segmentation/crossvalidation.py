@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.dataset import Case, find_cases, folds
+from vnet_segmentation.dataset import Case, find_cases, folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row, compare_results, write_table
@@ -20,6 +22,7 @@ from vnet_segmentation.training import Progress
 from vnet_segmentation.training_plan import TrainingOptions
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
+_PLAN_NAME = "crossvalidation.json"
 
 _BIN = 0.05
 """Of Dice, as in figure 4 of the V-Net paper."""
@@ -28,9 +31,10 @@ _BIN = 0.05
 def cross_validate(
     data: Path,
     output: Path,
-    n_folds: int,
+    n_folds: int | None,
     options: TrainingOptions,
     device: Device,
+    only: Sequence[int] = (),
     say: Callable[[str], None] = lambda sentence: None,
     report: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -39,32 +43,41 @@ def cross_validate(
 
     A fold's model is the end of its run (with the recipe's weight averaging): nothing is chosen by the cases it is
     measured on. What is done stays: the same call goes on with the fold, and in it with the iteration, where an earlier
-    one was stopped.
+    one was stopped. Processes or machines can share the folds by `only`: the table is of all that are done.
 
     Args:
         data: see `dataset.find_cases`; test cases are left out, other splits are not looked at.
         output: gets `fold-1` and so on (model bundles), `masks` (with a report each), `TABLE_NAME` and
             `HISTOGRAM_NAME`.
-        n_folds: see `dataset.folds`.
+        n_folds: see `dataset.folds`; None: a fold for each site, in the order of their names.
         options: of each fold's training; ``minutes`` is for one fold, ``validation`` and ``held_out`` are set here.
+        only: numbers of the folds to do, from 1; empty: all.
         say, report, should_stop: see `train_model.train_model`.
 
     Returns:
-        The metrics of every case.
+        The metrics of every case of the folds that are done.
 
     Raises:
-        UserError: see `train_model.train_model`.
+        UserError: there are no such folds (`ExitCode.USAGE`), or the output is of another cross-validation; or see
+            `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
-    parts = folds(find_cases(data), n_folds, options.seed)
-    for number, (_, unseen) in enumerate(parts, start=1):
+    cases = find_cases(data)
+    parts = [unseen for _, unseen in (site_folds(cases) if n_folds is None else folds(cases, n_folds, options.seed))]
+    unknown = set(only) - set(range(1, len(parts) + 1))
+    if unknown:
+        raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
+    _claim(output, {"folds": [[case.name for case in unseen] for unseen in parts], "options": repr(options)})
+    for number, unseen in enumerate(parts, start=1):
+        if only and number not in only:
+            continue
         pending = [case for case in unseen if not _mask(output, case).exists()]
         if not pending:
-            say(f"Fold {number} of {n_folds} is done")
+            say(f"Fold {number} of {len(parts)} is done")
             continue
         model = output / f"fold-{number}"
         if not (model / "model.json").exists():
-            say(f"Fold {number} of {n_folds}")
+            say(f"Fold {number} of {len(parts)}")
             held_out = replace(options, validation=(), held_out=tuple(case.name for case in unseen))
             try:
                 train_model(data, model, held_out, device, output / "cache", True, say, report, should_stop)
@@ -81,7 +94,7 @@ def cross_validate(
             outputs = Outputs(mask, report=mask.with_name(f"{case.name}_prostate.json"))
             segment_file(segmenter, case.image, outputs, overwrite=True)
         shutil.rmtree(model.with_name(model.name + TRAINING_SUFFIX), ignore_errors=True)
-    cases = [case for _, unseen in parts for case in unseen]
+    cases = [case for unseen in parts for case in unseen if _mask(output, case).exists()]
     rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
     write_table(rows, output / TABLE_NAME)
     write_histogram([row.comparison.whole.dice for row in rows], output / HISTOGRAM_NAME)
@@ -120,6 +133,19 @@ def write_histogram(dice: Sequence[float], path: Path) -> None:
             f'font-family="sans-serif" font-size="12" text-anchor="middle">\n'
             f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(shapes) + "\n</svg>\n",
             "utf-8",
+        )
+
+
+def _claim(output: Path, plan: dict[str, Any]) -> None:
+    """Refuses a folder of another plan, whose models may have seen what they would be measured on."""
+    path = output / _PLAN_NAME
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
+    elif json.loads(path.read_text("utf-8")) != plan:
+        raise UserError(
+            f"{output} holds another cross-validation. Give the same data and options as there, or choose another "
+            "output."
         )
 
 

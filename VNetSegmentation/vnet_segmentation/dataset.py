@@ -213,13 +213,33 @@ def folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[tuple[list[Cas
     ]
 
 
-def _shuffled_by_site(cases: Sequence[Case], seed: int) -> list[list[Case]]:
+def site_folds(cases: Sequence[Case]) -> list[tuple[list[Case], list[Case]]]:
+    """As `folds`, but each fold's validation cases are those of one site; sites in the order of their names.
+
+    Raises:
+        UserError: all cases are of one site.
+    """
+    cases = [case for case in cases if case.split != "test"]
+    sites = [site[0].site for site in _by_site(cases)]
+    if len(sites) < 2:
+        raise UserError("The data set does not name two sites. Name them in cases.csv or in the column site.")
+    return [
+        ([case for case in cases if case.site != site], [case for case in cases if case.site == site]) for site in sites
+    ]
+
+
+def _by_site(cases: Sequence[Case]) -> list[list[Case]]:
+    """Sites, and their cases, in the order of their names."""
     by_site: dict[str, list[Case]] = defaultdict(list)
     for case in sorted(cases, key=lambda case: (case.site, case.name)):
         by_site[case.site].append(case)
+    return list(by_site.values())
+
+
+def _shuffled_by_site(cases: Sequence[Case], seed: int) -> list[list[Case]]:
     # random.random() is the one method whose numbers Python promises to keep between versions.
     generator = random.Random(seed)
-    return [sorted(site, key=lambda _: generator.random()) for site in by_site.values()]
+    return [sorted(site, key=lambda _: generator.random()) for site in _by_site(cases)]
 
 
 def _promise12_cases(folder: Path) -> list[Case]:

@@ -33,11 +33,15 @@ class Layout:
     """Convolutions of the stages 4 to 1 of the decompression path."""
     wide_output: bool
     """Ends in a 5x5x5 convolution to the labels, PReLU and 1x1x1, instead of one 1x1x1 convolution."""
+    residual: bool = True
+    """Each stage adds its input to its last convolution's output."""
 
 
 LAYOUTS = {
     # Figure 2 and table 1 of the paper.
     "paper": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False),
+    # The same without what each stage adds: what the residual functions are compared with in section 2.
+    "plain": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False, residual=False),
     # The prototxt that the authors published later.
     "caffe": Layout((1, 1, 2, 3, 3), (3, 2, 1, 1), wide_output=True),
     # monai.networks.nets.VNet, which follows a PyTorch copy of the authors' code. MONAI has one more PReLU, before
@@ -64,11 +68,14 @@ class _Convolution(nn.Sequential):
         )
 
 
-class _ResidualStage(nn.Module):
+class _Stage(nn.Module):
     """Convolutions whose input is added to the last one's output before that one's PReLU (section 2)."""
 
-    def __init__(self, in_channels: int, channels: int, n_convolutions: int, normalisation: str) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, n_convolutions: int, normalisation: str, residual: bool
+    ) -> None:
         super().__init__()
+        self._residual = residual
         self.convolutions = nn.ModuleList(
             _Convolution(in_channels if i == 0 else channels, channels, normalisation) for i in range(n_convolutions)
         )
@@ -78,8 +85,9 @@ class _ResidualStage(nn.Module):
         y = x
         for convolution, activation in zip(self.convolutions[:-1], self.activations[:-1], strict=True):
             y = activation(convolution(y))
+        y = self.convolutions[-1](y)
         # The first stage's one-channel image is repeated over the channels by broadcasting.
-        return self.activations[-1](self.convolutions[-1](y) + x)
+        return self.activations[-1](y + x if self._residual else y)
 
 
 def _down_step(in_channels: int, out_channels: int, normalisation: str) -> nn.Sequential:
@@ -102,8 +110,8 @@ class VNet(nn.Module):
     """V-Net with two output channels: background and prostate.
 
     Args:
-        layout: a name in `LAYOUTS`: ``paper`` (figure 2 and table 1), ``caffe`` (the authors' prototxt) or
-            ``monai``.
+        layout: a name in `LAYOUTS`: ``paper`` (figure 2 and table 1), ``plain`` (that without its residual functions),
+            ``caffe`` (the authors' prototxt) or ``monai``.
         width: channels of the first stage; each stage down doubles them. The paper has 16.
         normalisation: ``none`` as in the paper, ``batch`` or ``instance``; applied after every convolution
             but the last. A deviation from the paper, which has none.
@@ -130,7 +138,7 @@ class VNet(nn.Module):
             _down_step(channels[i], channels[i + 1], normalisation) for i in range(N_STAGES - 1)
         )
         self.down_stages = nn.ModuleList(
-            _ResidualStage(1 if i == 0 else channels[i], channels[i], plan.down[i], normalisation)
+            _Stage(1 if i == 0 else channels[i], channels[i], plan.down[i], normalisation, plan.residual)
             for i in range(N_STAGES)
         )
         self.up_steps = nn.ModuleList()
@@ -140,7 +148,7 @@ class VNet(nn.Module):
             self.up_steps.append(_up_step(below, skip, normalisation))
             # The upsampled half and the skipped half side by side: twice the skip's channels.
             below = 2 * skip
-            self.up_stages.append(_ResidualStage(below, below, n_convolutions, normalisation))
+            self.up_stages.append(_Stage(below, below, n_convolutions, normalisation, plan.residual))
         if plan.wide_output:
             self.output = nn.Sequential(
                 _Convolution(below, 2, normalisation), nn.PReLU(2), nn.Conv3d(2, 2, kernel_size=1)

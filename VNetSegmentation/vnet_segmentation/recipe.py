@@ -11,6 +11,7 @@ from typing import Any
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.preprocessing import Preprocessing
 
 RECIPES_FOLDER = Path(__file__).parent / "presets" / "recipes"
 
@@ -59,6 +60,8 @@ class Recipe:
     paper's code."""
     anywhere_probability: float = 0.0
     """Share of the crops centred anywhere in the scan, with the gland or without it."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """What the network sees, in training and whenever the model is used."""
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
 
@@ -79,8 +82,10 @@ class Recipe:
 
         Raises:
             TypeError: an unknown or missing setting.
+            ValueError: ill-formed preprocessing settings.
         """
         settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        settings["preprocessing"] = Preprocessing.from_dict(settings.get("preprocessing", {}))
         settings["deformation"] = DeformationSettings(**settings.get("deformation", {}))
         settings["appearance"] = AppearanceSettings(**settings.get("appearance", {}))
         return Recipe(**settings)

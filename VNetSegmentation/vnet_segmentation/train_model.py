@@ -98,10 +98,7 @@ def train_model(
     """
     processes = processes or Processes()
     check_options(options)
-    base, base_description = load_bundle(options.base) if options.base else (None, None)
-    if base is not None and base_description is not None:
-        preprocessing = Preprocessing.from_dict(base_description["preprocessing"])
-        options = replace(options, layout=base.layout, width=base.width, preprocessing=preprocessing)
+    options, base, base_description = load_base(options)
     recipe = make_recipe(options, base, processes.count)
     state_folder = model.with_name(model.name + TRAINING_SUFFIX)
     if processes.is_first:
@@ -124,13 +121,13 @@ def train_model(
         # The first process fills the cache.
         processes.wait()
     used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
-    prepared = dict(zip(used, load_cases(used, options.preprocessing, cache, prepare_next), strict=True))
+    prepared = dict(zip(used, load_cases(used, recipe.preprocessing, cache, prepare_next), strict=True))
     if processes.is_first:
         processes.wait()
     synthetic = []
     if recipe.synthetic_probability:
         prepare_next(f"{recipe.n_synthetic_cases} synthetic cases")
-        synthetic = make_synthetic_cases(recipe.n_synthetic_cases, options.preprocessing)
+        synthetic = make_synthetic_cases(recipe.n_synthetic_cases, recipe.preprocessing)
     job = _Job(options, recipe, base, base_description, state_folder, device, processes, say, report, should_stop)
     before = []
     if options.base and plan.judged and processes.is_first:
@@ -156,10 +153,31 @@ def train_model(
     return TrainingResult(before, after, improvement)
 
 
+def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, dict[str, Any] | None]:
+    """The model to start from and its description, and the options with what it decides; without one, as they are.
+
+    Raises:
+        UserError: the base model cannot be used.
+    """
+    if options.base is None:
+        return options, None, None
+    base, description = load_bundle(options.base)
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    options = replace(
+        options,
+        layout=base.layout,
+        width=base.width,
+        preprocessing=preprocessing,
+        bias_correction=preprocessing.bias_correction,
+    )
+    return options, base, description
+
+
 def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 1) -> Recipe:
     """The preset with the user's changes.
 
     Args:
+        options: as `load_base` returns them.
         base: the network of the model to start from.
         n_processes: that share a batch.
     """
@@ -168,9 +186,11 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     appearance = recipe.appearance
     if not options.histogram_matching:
         appearance = replace(appearance, histogram_matching_probability=0.0)
+    preprocessing = options.preprocessing or recipe.preprocessing
     return replace(
         recipe,
         normalisation=recipe.normalisation if base is None else base.normalisation,
+        preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
         iterations=options.iterations or recipe.iterations,
         # The processes share a batch; one that is too small for them grows.
         batch_size=-(-recipe.batch_size // n_processes) * n_processes,
@@ -210,7 +230,6 @@ def _train(
         network={"layout": options.layout, "width": options.width},
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
-        preprocessing=options.preprocessing,
         cases=[prepared[case] for case in split.training],
         validation=[prepared[case] for case in split.validation],
         synthetic=synthetic,
@@ -312,7 +331,7 @@ def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Seque
     return {
         "name": name,
         "title": options.title or title,
-        "preprocessing": run.preprocessing.as_dict(),
+        "preprocessing": run.recipe.preprocessing.as_dict(),
         "labels": ["background", "prostate"],
         "training": training,
         "metrics": {},

@@ -21,7 +21,6 @@ from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import VNet, prostate_probability
-from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
@@ -74,7 +73,6 @@ class TrainingRun:
 
     network: dict[str, Any]
     recipe: Recipe
-    preprocessing: Preprocessing
     cases: Sequence[TrainingCase]
     validation: Sequence[TrainingCase]
     synthetic: Sequence[TrainingCase]
@@ -220,8 +218,7 @@ class TrainingRun:
         """
         # All processes draw the whole batch, and each makes its own part of it.
         samples = [
-            draw_sample(self.recipe, self.preprocessing, self.cases, self.synthetic, self.generator)
-            for _ in range(self.recipe.batch_size)
+            draw_sample(self.recipe, self.cases, self.synthetic, self.generator) for _ in range(self.recipe.batch_size)
         ]
         mine = samples[self.processes.rank :: self.processes.count]
         for group in self.optimiser.param_groups:
@@ -294,7 +291,7 @@ class TrainingRun:
         total = 0.0
         for case in self.validation:
             sample, device = middle_sample(case), self.device.torch_device
-            image, target = make_sample(sample, self._full_shape, self.preprocessing, device)
+            image, target = make_sample(sample, self._full_shape, self.recipe.preprocessing, device)
             with self.device.autocast():
                 probability = prostate_probability(network(_as_input(image[None])))[0]
             prediction = probability >= 0.5
@@ -383,7 +380,6 @@ class TrainingRun:
         return {
             "network": self.network,
             "recipe": _plain(self.recipe.as_dict()),
-            "preprocessing": _plain(self.preprocessing.as_dict()),
             "training cases": [case.name for case in self.cases],
             "validation cases": [case.name for case in self.validation],
             "seed": self.seed,
@@ -423,7 +419,7 @@ class TrainingRun:
 
     @property
     def _full_shape(self) -> tuple[int, int, int]:
-        x, y, z = self.preprocessing.size
+        x, y, z = self.recipe.preprocessing.size
         return z, y, x
 
     @property
@@ -435,7 +431,8 @@ class TrainingRun:
         return z, y, x
 
     def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        pairs = [make_sample(sample, self._shape, self.preprocessing, self.device.torch_device) for sample in samples]
+        preprocessing, device = self.recipe.preprocessing, self.device.torch_device
+        pairs = [make_sample(sample, self._shape, preprocessing, device) for sample in samples]
         return _as_input(torch.stack([image for image, _ in pairs])), torch.stack([mask for _, mask in pairs])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vnet_segmentation.dataset import Case, folds, folds_of_few, split_by_site
@@ -42,7 +42,10 @@ class TrainingOptions:
     """Factor on the recipe's B-spline coefficients, rotation and scaling; 0 switches them off."""
     histogram_matching: bool = True
     seed: int = 0
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing | None = None
+    """None: the base model's, or the preset's."""
+    bias_correction: bool = False
+    """N4, in training and whenever the model is used; with a base, what that says."""
     title: str = ""
     data_terms: str = ""
     """Source, licence and citation of the data, for the model card."""

@@ -11,13 +11,12 @@ import torch
 
 from vnet_segmentation.appearance import quantiles
 from vnet_segmentation.augmentation import draw_sample, make_sample
-from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.device import Device
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, prepare
 from vnet_segmentation.scans import read_scan
-from vnet_segmentation.train_model import make_recipe
+from vnet_segmentation.train_model import load_base, make_recipe
 from vnet_segmentation.training import TrainingRun
 from vnet_segmentation.training_cache import TrainingCase, make_synthetic_cases, prepare_pair
 from vnet_segmentation.training_plan import TrainingOptions
@@ -34,15 +33,10 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     Raises:
         UserError: the base model cannot be used.
     """
-    base, preprocessing = None, options.preprocessing
-    layout, width = options.layout, options.width
-    if options.base:
-        base, description = load_bundle(options.base)
-        layout, width = base.layout, base.width
-        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
-    case = make_synthetic_cases(1, preprocessing)
-    run = TrainingRun({"layout": layout, "width": width}, recipe, preprocessing, case, [], [], device, start=base)
+    case = make_synthetic_cases(1, recipe.preprocessing)
+    run = TrainingRun({"layout": options.layout, "width": options.width}, recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
     small_s = min(_timed_step(run) for _ in range(_N_TIMED))
@@ -70,11 +64,9 @@ def preview_sample(
     Raises:
         UserError: a case or the base model cannot be used.
     """
-    base, preprocessing = None, options.preprocessing
-    if options.base:
-        base, description = load_bundle(options.base)
-        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
+    preprocessing = recipe.preprocessing
     recipe = replace(
         recipe,
         anywhere_probability=0.0,
@@ -83,7 +75,7 @@ def preview_sample(
     )
     scan = read_scan(case.image)
     prepared = TrainingCase.from_arrays(case.name, *prepare_pair(scan, read_mask(case.mask, case.label), preprocessing))
-    sample = draw_sample(recipe, preprocessing, [prepared], [], torch.Generator().manual_seed(seed))
+    sample = draw_sample(recipe, [prepared], [], torch.Generator().manual_seed(seed))
     sample = replace(sample, centre_voxels=prepared.gland_centre)
     if other is not None and options.histogram_matching:
         image, _ = prepare_pair(read_scan(other.image), read_mask(other.mask, other.label), preprocessing)
