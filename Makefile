@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test check benchmark pictures clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m vnet_segmentation demo -o demo
@@ -20,6 +20,9 @@ check: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/python Testing/benchmarks/segmentation_speed.py
 	$(BIN)/python Testing/benchmarks/training_speed.py
+
+pictures: $(INSTALLED)
+	$(BIN)/python Docs/make_pictures.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -12,7 +12,13 @@ from vnet_segmentation.network import LAYOUTS, VNet, prostate_probability
 
 @pytest.mark.parametrize(
     ("layout", "width", "n_parameters"),
-    [("paper", 16, 65_175_314), ("caffe", 16, 61_982_682), ("monai", 16, 45_597_658), ("paper", 8, 16_296_074), ("plain", 8, 16_296_074)],
+    [
+        ("paper", 16, 65_175_314),
+        ("caffe", 16, 61_982_682),
+        ("monai", 16, 45_597_658),
+        ("paper", 8, 16_296_074),
+        ("plain", 8, 16_296_074),
+    ],
 )
 def test_number_of_parameters(layout, width, n_parameters):
     with torch.device("meta"):
