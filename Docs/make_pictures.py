@@ -15,13 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PICTURES = ROOT / "Docs" / "pictures"
-N_TRAINING_CASES = 4
-
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-sys.path.insert(0, str(ROOT / "VNetSegmentation"))
-sys.path.insert(0, str(ROOT / "Testing"))
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "VNetSegmentation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Testing"))
 
 import SimpleITK as sitk
 from desktop import install
@@ -29,6 +25,9 @@ from desktop.fixtures import Desktop, python_slicer
 
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "Docs" / "pictures"
+N_TRAINING_CASES = 4
 GRID = PhantomGrid(size=(256, 256, 24), spacing_mm=(0.6, 0.6, 3.3))
 COARSE_GRID = PhantomGrid(size=(96, 96, 20), spacing_mm=(1.2, 1.2, 3.6))
 SEED = 5

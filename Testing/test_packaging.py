@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -148,12 +149,42 @@ def test_the_description_is_what_the_index_of_extensions_takes():
     assert "project(VNetSegmentation)" in (ROOT / "CMakeLists.txt").read_text("utf-8")
 
 
+def test_the_entry_for_the_index_of_extensions_agrees_with_the_description():
+    entry = json.loads((ROOT / "VNetSegmentation.json").read_text("utf-8"))
+    description = _description_in_s4ext()
+    # All that the schema of the index knows.
+    assert set(entry) == {
+        "$schema",
+        "build_dependencies",
+        "build_subdirectory",
+        "category",
+        "enabled",
+        "scm_revision",
+        "scm_type",
+        "scm_url",
+        "tier",
+    }
+    assert entry["tier"] in (1, 3, 5)
+    assert entry["build_dependencies"] == description["depends"].split()
+    assert (entry["scm_url"], entry["scm_type"], entry["scm_revision"]) == (
+        description["scmurl"],
+        description["scm"],
+        description["scmrevision"],
+    )
+    assert (entry["category"], entry["build_subdirectory"], entry["enabled"]) == (
+        description["category"],
+        description["build_subdirectory"],
+        description["enabled"] == "1",
+    )
+
+
 def test_urls_of_pictures_lead_to_files_of_the_repository():
     description = _description_in_s4ext()
     repository = description["homepage"].removeprefix("https://github.com/")
     folder = f"https://raw.githubusercontent.com/{repository}/{description['scmrevision']}/"
     files = set(_files_of_the_repository(ROOT))
     urls = [description["iconurl"], *description["screenshoturls"].split()]
+    assert len(urls) > 1, "the index of extensions asks for at least one screenshot"
     assert [url for url in urls if not url.startswith(folder) or url.removeprefix(folder) not in files] == []
 
 

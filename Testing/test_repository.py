@@ -98,3 +98,40 @@ def test_bundled_models_are_small_enough_and_say_where_they_come_from():
         assert "doi.org" in json.dumps(description) or "doi:" in json.dumps(description)
     default = (ROOT / "Resources" / "Models" / "default.txt").read_text("utf-8").strip()
     assert default in {folder.name for folder in folders}
+
+
+def test_a_clone_with_its_history_stays_under_100_mb():
+    # More is refused by Slicer's index of extensions. Loose objects and packs, in kB.
+    counted = subprocess.run(
+        ["git", "count-objects", "-v"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    sizes = dict(line.split(": ") for line in counted.splitlines())
+    assert int(sizes["size"]) + int(sizes["size-pack"]) < 100_000
+
+
+_DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "Docs").glob("*.md")])
+
+
+def _anchors(document: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", document.read_text("utf-8"), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_pictures_of_the_documents_lead_somewhere(document):
+    text = re.sub(r"```.*?```", "", document.read_text("utf-8"), flags=re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (document.parent / path).resolve() if path else document
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_picture_is_shown_in_a_document():
+    shown = {name for document in _DOCUMENTS for name in re.findall(r"pictures/([\w.-]+)", document.read_text("utf-8"))}
+    assert {path.name for path in (ROOT / "Docs" / "pictures").iterdir()} == shown
