@@ -187,3 +187,20 @@ def test_voxel_limit_holds_before_reading(tmp_path: Path, monkeypatch: pytest.Mo
         read_series(tmp_path)
     monkeypatch.setattr(dicom, "MAX_VOXELS", 2688)
     assert read_series(tmp_path).GetSize() == (16, 14, 12)
+
+
+@pytest.mark.parametrize("damage", ["length", "type"])
+def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_path, damage):
+    write_series(tmp_path)
+    file = sorted(tmp_path.iterdir())[3]
+    content = bytearray(file.read_bytes())
+    if damage == "length":
+        # (0002,0001), OB: its length, four bytes, is 8 bytes on.
+        at = content.index(b"\x02\x00\x01\x00OB") + 8
+        content[at : at + 4] = (3_000_000_000).to_bytes(4, "little")
+    else:
+        at = content.index(b"\x02\x00\x02\x00UI") + 4
+        content[at : at + 2] = b"U}"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file.name} is damaged"):
+        read_series(tmp_path)

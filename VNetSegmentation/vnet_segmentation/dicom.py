@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,17 @@ SHIFT_TOLERANCE_MM = 1.0
 
 SOP_CLASS, MODALITY, DESCRIPTION, PROTOCOL = "0008|0016", "0008|0060", "0008|103e", "0018|1030"
 SERIES_NUMBER, POSITION, ORIENTATION = "0020|0011", "0020|0032", "0020|0037"
+
+_IMPLICIT_LITTLE_ENDIAN = b"1.2.840.10008.1.2"
+_UNREAD_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99")
+"""Big endian and deflated."""
+_LONG_VALUES = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+"""Value representations with a length of four bytes after two empty ones."""
+_HEADER_VALUES = (b"AE", b"OB", b"SH", b"UI", b"UL", b"UR")
+"""Value representations of the elements of group 2, by the standard's part 10."""
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_MAX_HEADER_VALUE = 64 * 2**20
+"""Bytes; what is cut off may announce so much, and that much memory does not hurt."""
 
 # "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, and no map computed from T2 weighted images.
 _T2 = re.compile(r"(?<![a-z0-9])t2(?!\s*\*)(?!.*\bmap\b)", re.IGNORECASE)
@@ -135,17 +147,65 @@ def choose_series(folder: Path, series: str | None) -> Series:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two."""
+    """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two.
+
+    Raises:
+        UserError: a file is damaged in such a way that its folder cannot be read, or would fill the memory.
+    """
     found = []
-    for directory, subfolders, _ in os.walk(folder):
+    for directory, subfolders, files in os.walk(folder):
         subfolders.sort()
-        in_directory = [
-            _describe(uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, uid))
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(directory)
-        ]
+        for name in sorted(files):
+            if _would_fill_memory(Path(directory) / name):
+                raise UserError(f"The DICOM file {name} is damaged. Export the series again.")
+        try:
+            in_directory = [
+                _describe(uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, uid))
+                for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(directory)
+            ]
+        except RuntimeError as error:
+            raise UserError(
+                f"The folder {Path(directory).name} has a DICOM file that is damaged. Export the series again."
+            ) from error
         images = [one for one in in_directory if one is not None]
         found += sorted(images, key=lambda one: (len(one.number), one.number, one.uid))
     return found
+
+
+def _would_fill_memory(path: Path) -> bool:
+    """Whether an element claims to be larger than its file by far: GDCM takes the memory first, up to 4 GB, and keeps
+    it. So it does where the type of an element of the file's own header is none.
+
+    Looks at the elements before the voxels, not into sequences. What is merely cut off is left to GDCM.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(128)
+        if file.read(4) != b"DICM":
+            return False
+        syntax = b""
+        while len(head := file.read(8)) == 8:
+            group, element, length = struct.unpack("<HHI", head)
+            if group != 2 and syntax in _UNREAD_SYNTAXES:
+                return False
+            if group == 2 or syntax != _IMPLICIT_LITTLE_ENDIAN:
+                # The value representation, two letters, takes the place of half the length or is followed by it.
+                length = struct.unpack("<H", head[6:])[0]
+                if group == 2 and head[4:6] not in _HEADER_VALUES:
+                    return True
+                if head[4:6] in _LONG_VALUES:
+                    length = int.from_bytes(file.read(4), "little")
+            if length == _UNDEFINED_LENGTH:
+                return False
+            if length > size - file.tell() and length > _MAX_HEADER_VALUE:
+                return True
+            if (group, element) == (0x7FE0, 0x0010):
+                return False
+            if (group, element) == (0x0002, 0x0010):
+                syntax = file.read(length).rstrip(b"\0 ")
+            else:
+                file.seek(length, os.SEEK_CUR)
+    return False
 
 
 def _describe(uid: str, files: tuple[str, ...]) -> Series | None:
