@@ -43,7 +43,7 @@ _LAYERS = (
         "dataset",
         "bundle",
     },
-    {"model_library", "segmenter", "training_cache", "training_plan", "evaluation"},
+    {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},
     {"augmentation", "training", "model_files"},
     {"scan_job", "batch", "demo", "train_model", "training_folder"},
     {"cluster", "crossvalidation", "worker", "worker_commands", "training_commands", "training_preview"},

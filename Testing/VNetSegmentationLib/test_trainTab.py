@@ -322,5 +322,5 @@ def test_names_that_cannot_be_are_refused(desktop, ui, cases, name, problem):
 def test_a_folder_that_holds_no_cases_is_a_sentence(desktop, ui, tmp_path):
     (tmp_path / "empty").mkdir()
     _open(desktop, ui, tmp_path / "empty")
-    assert "no data set that is known" in ui.trainingCasesStatusLabel.text
+    assert "There are no cases" in ui.trainingCasesStatusLabel.text
     assert not ui.trainButton.enabled

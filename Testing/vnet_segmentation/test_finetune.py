@@ -101,7 +101,7 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["network"] == {"layout": "monai", "width": 2, "normalisation": "instance"}
     assert Preprocessing.from_dict(description["preprocessing"]) == COARSE
     assert description["parent"] == {"name": "base", "sha256": read_description(base)["weights"]["sha256"]}
-    assert description["training"]["cross_validation"] == "3 folds"
+    assert description["training"]["cross_validation"].startswith("3 folds")
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
     assert description["metrics"]["n_cases"] == 4
 
@@ -119,6 +119,9 @@ def test_a_model_carries_no_names_paths_or_headers(data: Path, base: Path, tmp_p
     train(data, tmp_path / "mine", options(base))
     for file in (tmp_path / "mine").iterdir():
         content = file.read_bytes()
+        if file.suffix == ".safetensors":
+            # Its header; among a million random bytes after that, any three letters turn up.
+            content = content[: 8 + int.from_bytes(content[:8], "little")]
         for secret in (b"Secret", b"4711", b"20260401", b"Doe", b"Roe", b"Poe", case.name.encode(), bytes(data)):
             assert secret not in content, f"{secret!r} is in {file.name}"
 
@@ -130,7 +133,7 @@ def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Pat
     assert "Roe-Jane" in [row["case"] for row in description["metrics"]["by_case"]]
 
 
-@pytest.mark.parametrize("stopped_in", ["Fold 2 of 3", "Training on 4 cases"])
+@pytest.mark.parametrize("stopped_in", ["Run 2 of 4", "Training on 4 cases"])
 def test_a_stopped_training_goes_on_to_the_same_model(data: Path, base: Path, tmp_path: Path, stopped_in: str) -> None:
     whole = train(data, tmp_path / "whole", options(base))
     said: list[str] = []
@@ -152,7 +155,7 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, base: Path, tm
 
 def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    stop = lambda: any(sentence.startswith("Fold 2") for sentence in said)  # noqa: E731
+    stop = lambda: any(sentence.startswith("Run 2") for sentence in said)  # noqa: E731
     with pytest.raises(UserError):
         train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
     with pytest.raises(UserError, match="belongs to another training"):
@@ -240,7 +243,7 @@ def test_a_killed_process_and_a_full_disk_cost_no_model(data: Path, base: Path, 
     assert "Choose a folder that can be written and has space." in error
     assert "Traceback" not in error
     assert checkpoint.read_bytes() == before
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["cache", "checkpoint.safetensors"]
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["cache", "checkpoint.safetensors", "lock"]
     assert not (tmp_path / "mine").exists()
 
     resumed = command("mine", "--resume")

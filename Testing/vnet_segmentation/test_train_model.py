@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.train_model import TrainingResult
 from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.training_state import claim, state_folder
 
 CPU = Device("cpu", "float32", "It was asked for.")
 COARSE = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16))
@@ -143,7 +145,7 @@ def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path,
     assert [said for said in train.said if said.startswith("Preparing")] == [
         f"Preparing {name}" for name in trained["training_cases"] + trained["validation_cases"]
     ]
-    assert "Training on 4 cases, 2 set apart for validation. It was asked for." in train.said
+    assert "Training on 4 cases. It was asked for." in train.said
 
 
 def test_a_model_that_has_learned_segments_new_scans(
@@ -314,13 +316,41 @@ def test_an_interrupted_evaluation_loses_nothing(
         patch.setattr(train_model, "evaluate_cases", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(data, model)
-    first = read_description(model)
-    assert first["metrics"] == {}
+    # A model that nobody has measured is none.
+    assert not model.exists()
     result = train(data, model, resume=True)
     assert train.reports == []
-    again = read_description(model)
-    assert again["metrics"]["n_cases"] == len(result.after) == 1
-    assert again["weights"] == first["weights"]
+    assert read_description(model)["metrics"]["n_cases"] == len(result.after) == 1
+
+
+def test_an_evaluation_that_is_stopped_is_gone_on_with(data: Path, model: Path, train: Training) -> None:
+    # Six questions while the cases are prepared, four after the iterations but the last, one before the case.
+    error = train.refusal(data, model, stop_after=9)
+    assert error.exit_code == ExitCode.CANCELLED
+    assert "Stopped. Add --resume" in str(error)
+    assert not model.exists()
+    train(data, model, resume=True)
+    assert train.reports == []
+
+
+def test_two_processes_do_not_train_one_model(data: Path, model: Path, train: Training) -> None:
+    with claim(state_folder(model)):
+        assert "another process" in str(train.refusal(data, model, resume=True))
+    train(data, model)
+
+
+def test_a_model_holds_no_names_of_cases_or_sites_unless_asked(
+    data: Path, model: Path, train: Training, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    shutil.copytree(data, named)
+    cases = [f"Case{number:02}" for number in range(6)]
+    (named / "cases.csv").write_text("case,site\n" + "".join(f"{name},St Mary\n" for name in cases))
+    train(named, model)
+    written = (model / "model.json").read_text() + (model / "README.md").read_text()
+    assert "St Mary" not in written
+    assert not any(name in written for name in cases)
+    assert "site 1" in written
 
 
 def test_a_model_of_which_there_is_no_checkpoint_is_not_replaced(data: Path, model: Path, train: Training) -> None:
@@ -332,7 +362,7 @@ def test_a_model_of_which_there_is_no_checkpoint_is_not_replaced(data: Path, mod
 def test_a_cache_serves_several_trainings(data: Path, model: Path, train: Training, tmp_path: Path) -> None:
     train(data, model, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 6
-    assert [path.name for path in checkpoint_of(model).parent.iterdir()] == ["checkpoint.safetensors"]
+    assert {path.name for path in checkpoint_of(model).parent.iterdir()} == {"checkpoint.safetensors", "lock"}
     train(data, model.with_name("other"), replace(QUICK, seed=1), cache=tmp_path / "cache")
     assert not any(said.startswith("Preparing") for said in train.said)
 
@@ -376,7 +406,8 @@ def test_the_command_tells_loss_dice_and_remaining_time(
         "Begun",
         " 12.5%  iteration 7  loss 0.7500  1.5 h left",
         " 50.0%  iteration 50  loss 0.2500  validation Dice 0.875  30 s left",
-        "The model is in mine.",
+        "mine.training, which the training kept to go on, can be removed.",
+        "The model is in mine. To use it: --model mine",
     ]
 
 
@@ -450,7 +481,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(data: Path, 
     assert (resumed.returncode, resumed.stderr) == (ExitCode.OK, "")
     assert "Going on at iteration " in resumed.stdout
     assert "100.0%  iteration 6  loss " in resumed.stdout
-    assert resumed.stdout.endswith(f"The model is in {model}.\n")
+    assert resumed.stdout.endswith(f"The model is in {model}. To use it: --model {model}\n")
     assert json.loads((model / "model.json").read_text("utf-8"))["metrics"]["n_cases"] == 1
 
 

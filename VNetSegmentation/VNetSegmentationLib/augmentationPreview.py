@@ -26,12 +26,14 @@ class AugmentationPreview:
     def __init__(self, ui, client, worker, cases, options):
         self._ui, self._client, self._worker, self._cases, self._options = ui, client, worker, cases, options
         self._shown = ShownCase(_("Preview"))
+        self._isTraining = False
         self._seed = 0
         self._folder = None
         ui.previewAugmentationButton.connect("clicked()", self._ask)
 
     def update(self, isTraining: bool) -> None:
         """Follows whether a training runs."""
+        self._isTraining = isTraining
         self._ui.previewAugmentationButton.enabled = (
             not isTraining and self._folder is None and self._cases.selected is not None
         )
@@ -57,7 +59,7 @@ class AugmentationPreview:
         }
         finish = lambda answer: self._show(name, answer)  # noqa: E731
         self._client.submit(Job("preview", fields, finish, self._fail, lambda: self._end("")))
-        self.update(False)
+        self.update(self._isTraining)
 
     def _show(self, name: str, answer: dict) -> None:
         image, mask = read_exchange(answer["image"]), read_exchange(answer["mask"])
@@ -73,4 +75,4 @@ class AugmentationPreview:
             self._folder = None
         if message:
             showWrapped(self._ui.trainingStatusLabel, message)
-        self.update(False)
+        self.update(self._isTraining)

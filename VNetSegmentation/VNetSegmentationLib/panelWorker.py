@@ -80,6 +80,9 @@ class PanelWorker:
 
     def whenReady(self, begin: Callable[[], None], onError: Callable[[str, int | None], None]) -> None:
         """Calls ``begin`` at once, or after what is missing was installed; or else ``onError`` with a sentence."""
+        if self.isInstalling:
+            onError(self.busyWith, None)
+            return
         missing = missingPackages(self._requirements)
         if not missing:
             begin()

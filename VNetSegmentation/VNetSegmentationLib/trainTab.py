@@ -25,7 +25,7 @@ _STOP_MS = 4000
 FROM_SCRATCH = "-"
 """Value of the choice of no base model; none can have this name."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.training)")
 
 
 class TrainTab:
@@ -128,10 +128,10 @@ class TrainTab:
                 **self._options(),
                 "minutes": self._ui.trainingMinutesSpinBox.value,
                 "iterations": self._ui.trainingIterationsSpinBox.value or None,
-                "validation": self._cases.validation or None,
-                "held_out": self._cases.leftOut,
+                "validation": self._cases.validation if self._cases.hasSplit else None,
                 "label": self._cases.label,
             },
+            "cases": self._cases.used + self._cases.validation,
         }
         self._begin({**request, "resume": False})
 
@@ -220,7 +220,8 @@ class TrainTab:
         self.update()
 
     def _resume(self) -> None:
-        self._begin({**self._unfinished[0], "resume": True})
+        # On the device that is chosen now: the one of then may be gone.
+        self._begin({**self._unfinished[0], "device": self._worker.choice.device, "resume": True})
 
     def _discard(self) -> None:
         if ask(_("Drop what {name} has learned so far?").format(name=self._unfinished[0]["name"])):
@@ -256,6 +257,8 @@ class TrainTab:
             self._worker.describe()
 
     def _casesChanged(self) -> None:
+        if self._isClosed:
+            return
         self.update()
         self._estimate.update(self._job is not None)
 

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from vnet_segmentation.dataset import folds_of_few
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import read_scan
 from vnet_segmentation.training_folder import add_case
 from vnet_segmentation.user_folders import training_cases_folder
@@ -48,6 +49,7 @@ class TrainingCases:
         self._uses = {}  # by name
         self._job = None
         self._readStamp = None
+        self._isTraining = False
         self._message = ""
         self._shown = ShownCase(_("Training case"))
         self._offered = []
@@ -67,11 +69,15 @@ class TrainingCases:
         ):
             button.connect("clicked()", lambda use=use: self._setUse(use))
         ui.addPairButton.connect("clicked()", self._addPair)
+        # Segments that were added meanwhile.
+        ui.scenePairCollapsibleButton.connect("contentsCollapsed(bool)", lambda isCollapsed: self._onChange())
 
     @property
     def data(self) -> str:
-        """Path of the data set."""
-        return self._ui.trainingFolderPath.currentPath
+        """Path of the data set; empty if none is chosen."""
+        path = self._ui.trainingFolderPath.currentPath
+        # The worker has another current folder.
+        return os.path.abspath(path) if path else ""
 
     @property
     def label(self) -> int | None:
@@ -83,11 +89,6 @@ class TrainingCases:
     def validation(self) -> list[str]:
         """Names of the cases that are kept for validation."""
         return self._named(VALIDATE)
-
-    @property
-    def leftOut(self) -> list[str]:
-        """Names of the cases that are not used, or cannot be."""
-        return self._named(LEAVE_OUT)
 
     @property
     def used(self) -> list[str]:
@@ -112,10 +113,19 @@ class TrainingCases:
             return _("There is no case to learn from.")
         return None
 
+    @property
+    def hasSplit(self) -> bool:
+        """Whether cases for validation were chosen, by the user or in the data set, where the user may have said no."""
+        return bool(self.validation) or any(row["split"] == "validation" for row in self._rows)
+
+    @property
+    def keepsOneInFive(self) -> bool:
+        """Whether the engine sets cases apart, as it does unless the user or the data set says which."""
+        return not self.hasSplit and len(self.used) // 5 > 0
+
     def numberOfRuns(self, hasBase: bool) -> int:
         """How many runs a training makes, those of a cross-validation among them."""
-        hasSplit = bool(self.validation) or any(row["split"] == "validation" for row in self._rows)
-        return 1 + (folds_of_few(len(self.used)) if hasBase and not hasSplit else 0)
+        return 1 + (folds_of_few(len(self.used)) if hasBase and not self.validation else 0)
 
     def setParameters(self, parameters) -> None:
         """Takes the panel's parameters; None while a scene is closed."""
@@ -127,6 +137,7 @@ class TrainingCases:
 
     def update(self, isTraining: bool) -> None:
         """Follows the scene, and whether a training runs."""
+        self._isTraining = isTraining
         ui, parameters = self._ui, self._parameters
         idle = not isTraining and self._job is None
         for widget in (ui.trainingFolderPath, ui.readCasesButton, ui.prostateLabelComboBox):
@@ -139,12 +150,13 @@ class TrainingCases:
     def readOnce(self) -> None:
         """Reads the folder if it is there, was not read yet or has changed, and nothing need be installed for it."""
         stamp = self._stamp()
-        if stamp is not None and stamp != self._readStamp and self._job is None and self._worker.isInstalled:
+        idle = self._job is None and not self._isTraining
+        if stamp is not None and stamp != self._readStamp and idle and self._worker.isInstalled:
             self.read()
 
     def read(self) -> None:
         """Reads the folder; installs what is missing first, if the user agrees."""
-        if self._job is None:
+        if self._job is None and not self._isTraining:
             self._worker.whenReady(self._read, lambda sentence, code: self._end(sentence))
 
     def _read(self) -> None:
@@ -222,11 +234,22 @@ class TrainingCases:
         return [row["name"] for row in self._rows if (LEAVE_OUT if row["problem"] else self._uses[row["name"]]) == use]
 
     def _setUse(self, use: str) -> None:
-        for number in sorted({index.row() for index in self._ui.trainingCasesTable.selectedIndexes()}):
-            self._uses[self._rows[number]["name"]] = use
-            self._fill(number)
+        numbers = sorted({index.row() for index in self._ui.trainingCasesTable.selectedIndexes()})
+        # What the data set keeps for a test, no model may see.
+        tests = [number for number in numbers if self._rows[number]["split"] == "test"]
+        for number in numbers:
+            if number not in tests:
+                self._uses[self._rows[number]["name"]] = use
+                self._fill(number)
         self._showSummary()
         self._onChange()
+        if tests and use != LEAVE_OUT:
+            showWrapped(
+                self._ui.trainingCasesStatusLabel,
+                _("The data set keeps {name} for tests. Change its table to train on it.").format(
+                    name=self._rows[tests[0]]["name"]
+                ),
+            )
 
     def _show(self, number: int) -> None:
         row = self._rows[number]
@@ -234,7 +257,9 @@ class TrainingCases:
             scan = read_scan(row["image"])
             try:
                 mask = read_mask(row["mask"], self.label or 0)
+                check_same_grid(mask, scan)
             except UserError:
+                # The table says why; on the scan's grid it would look as if all were well.
                 mask = None
             self._shown.show(scan, mask, row["name"])
         except UserError as error:
@@ -256,7 +281,12 @@ class TrainingCases:
 
     def _addPair(self) -> None:
         volume, segmentation = self._parameters.pairVolume, self._parameters.pairSegmentation
+        self._offerSegments(segmentation)
         try:
+            if not self.data:
+                raise UserError(_("Choose the folder for the training cases."))
+            if not self._offered:
+                raise UserError(_("This segmentation has no segment any more. Choose another one."))
             problem = volumeProblem(volume) or segmentationProblem(segmentation, volume)
             if problem:
                 raise UserError(problem)

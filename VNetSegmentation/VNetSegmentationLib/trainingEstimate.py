@@ -19,13 +19,16 @@ class TrainingEstimate:
 
     def __init__(self, ui, client, worker, cases, options):
         self._ui, self._client, self._worker, self._cases, self._options = ui, client, worker, cases, options
-        self._speeds = {}  # answers of the worker, None where it failed, by base model and device
+        self._speeds = {}  # answers of the worker by base model and device
         self._job = None
+        self._isTraining = False
         for spinBox in (ui.trainingMinutesSpinBox, ui.trainingIterationsSpinBox):
             spinBox.connect("valueChanged(int)", lambda value: self._show())
+        ui.deviceComboBox.connect("currentIndexChanged(int)", lambda index: self.update(self._isTraining))
 
     def update(self, isTraining: bool) -> None:
-        """The cases or the base model changed."""
+        """The cases, the base model or the device changed, or a training began or ended."""
+        self._isTraining = isTraining
         key = self._key()
         isReady = self._cases.problem() is None and not isTraining and not self._worker.isInstalling
         if isReady and key not in self._speeds and self._job is None:
@@ -33,8 +36,8 @@ class TrainingEstimate:
                 "estimate",
                 {"device": key[1], "options": {"base": key[0]}},
                 lambda speed: self._measured(key, speed),
-                lambda sentence, code: self._measured(key, None),
-                lambda: self._measured(key, None),
+                lambda sentence, code: self._failed(),
+                self._failed,
             )
             self._client.submit(self._job)
         self._show()
@@ -42,11 +45,16 @@ class TrainingEstimate:
     def _key(self) -> tuple[str | None, str]:
         return self._options()["base"], self._worker.choice.device
 
-    def _measured(self, key: tuple, speed: dict | None) -> None:
+    def _measured(self, key: tuple, speed: dict) -> None:
         self._job = None
         self._speeds[key] = speed
         # For what was chosen in the meantime.
-        self.update(False)
+        self.update(self._isTraining)
+
+    def _failed(self) -> None:
+        # Not tried again at once, but when something changes.
+        self._job = None
+        self._show()
 
     def _show(self) -> None:
         key = self._key()
@@ -69,4 +77,6 @@ class TrainingEstimate:
         text = text.format(runs=nRuns, iterations=iterations, minutes=max(1, minutes), seconds=seconds, limit=limit)
         if nRuns > 1:
             return text + " " + _("Each case is judged by a model that has not learned from it.")
-        return text if self._cases.validation else text + " " + _("One in five cases is kept to judge the model.")
+        if self._cases.validation or not self._cases.keepsOneInFive:
+            return text
+        return text + " " + _("One in five cases is kept to judge the model.")

@@ -13,7 +13,7 @@ class TrainingPlot:
     """A chart of two series, each with a table of its own; the scene may be closed while they grow."""
 
     def __init__(self):
-        self._tableIds = {}
+        self._tables = {}  # ID and name by label
         self._offset = self._lastIteration = 0
 
     def begin(self, name: str) -> None:
@@ -27,7 +27,7 @@ class TrainingPlot:
                 array = vtk.vtkDoubleArray()
                 array.SetName(column)
                 table.AddColumn(array)
-            self._tableIds[label] = table.GetID()
+            self._tables[label] = (table.GetID(), table.GetName())
             chart.AddAndObservePlotSeriesNodeID(_addSeries(table, label, colour).GetID())
         chart.SetTitle(title)
         chart.SetXAxisTitle(_X)
@@ -40,8 +40,10 @@ class TrainingPlot:
             self._offset += self._lastIteration
         self._lastIteration = iteration
         for label, value in zip(_SERIES, (loss, validationDice), strict=True):
-            table = slicer.mrmlScene.GetNodeByID(self._tableIds[label])
-            if table is not None and value is not None:
+            tableId, name = self._tables[label]
+            table = slicer.mrmlScene.GetNodeByID(tableId)
+            # After the scene was closed, a table of the user's may have got the ID.
+            if table is not None and table.GetName() == name and value is not None:
                 row = table.AddEmptyRow()
                 table.GetTable().GetColumn(0).SetValue(row, self._offset + iteration)
                 table.GetTable().GetColumn(1).SetValue(row, value)

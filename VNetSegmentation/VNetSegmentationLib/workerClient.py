@@ -76,7 +76,7 @@ class WorkerClient:
         self._process.connect("readyReadStandardError()", self._readLog)
         self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
-        self._running = False
+        self._running = self._stopping = False
         self._pid = None
         self._jobs = {}  # by id, in the order in which they were sent
         self._lastId = 0
@@ -94,6 +94,10 @@ class WorkerClient:
 
     def submit(self, job: Job) -> Job:
         """Sends a request; requests are answered one after another."""
+        if self._stopping:
+            # From a callback of a job that ends with the worker: nobody is there to answer.
+            job.onCancelled()
+            return job
         self._lastId += 1
         job.id = self._lastId
         self._jobs[job.id] = job
@@ -127,11 +131,13 @@ class WorkerClient:
             return
         for job in self._jobs.values():
             job.cancelRequested = True
+        self._stopping = True
         self._process.closeWriteChannel()
         if not self._process.waitForFinished(timeoutMs):
             self._kill()
             self._process.waitForFinished(timeoutMs)
         self._onFinished()
+        self._stopping = False
 
     def _start(self) -> None:
         python = shutil.which("PythonSlicer")
@@ -226,24 +232,27 @@ class WorkerClient:
         self._readOutput()
         self._readLog()
         self._running, self._pid = False, None
-        for job in [job for job in self._jobs.values() if job.cancelRequested]:
-            del self._jobs[job.id]
-            job.onCancelled()
-        if not self._jobs:
-            return
-        if not any(job.begun or job.sentAgain for job in self._jobs.values()) and self._process.exitCode() == 0:
-            # It ended for idleness just as it was asked.
-            for job in self._jobs.values():
-                job.sentAgain = True
-            self._start()
-            return
+        # What the callbacks ask for goes to the next worker and is none of these.
+        jobs, self._jobs = self._jobs, {}
+        pending = {jobId: job for jobId, job in jobs.items() if not job.cancelRequested}
         lastLines = "\n".join(self._lastLog)
-        self._endAll(
-            _("The worker process ended unexpectedly. Try again. Its last words: {log}").format(
-                log=lastLines or _("none")
-            ),
-            None,
-        )
+        hasSlept = not any(job.begun or job.sentAgain for job in pending.values()) and self._process.exitCode() == 0
+        if pending and hasSlept:
+            # It ended for idleness just as it was asked.
+            for job in pending.values():
+                job.sentAgain = True
+            self._jobs = pending
+            self._start()
+        for job in jobs.values():
+            if job.cancelRequested:
+                job.onCancelled()
+            elif not hasSlept:
+                job.onError(
+                    _("The worker process ended unexpectedly. Try again. Its last words: {log}").format(
+                        log=lastLines or _("none")
+                    ),
+                    None,
+                )
 
     def _endAll(self, sentence: str, code: int | None) -> None:
         jobs, self._jobs = self._jobs, {}

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from vnet_segmentation import __version__
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, VNet
+from vnet_segmentation.user_folders import TRAINING_SUFFIX
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -121,7 +122,7 @@ def check_destination(folder: Path, name: str, overwrite: bool = False) -> None:
         UserError: the name cannot be a model's, or the folder exists and is neither empty nor (with `overwrite`) a
             bundle of the same name.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name.endswith(TRAINING_SUFFIX):
         raise UserError(f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _.", ExitCode.USAGE)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

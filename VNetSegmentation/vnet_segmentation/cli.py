@@ -21,7 +21,7 @@ from vnet_segmentation.device import DEVICE_CHOICES, PRECISIONS, Device, choose_
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.network import LAYOUTS
-from vnet_segmentation.recipe import recipe_names
+from vnet_segmentation.recipe import load_recipe, recipe_names
 from vnet_segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         An `ExitCode`. What the user can mend is one sentence on standard error; a bug keeps its traceback.
     """
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        # By the command, whose options these should have been.
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     # A pipe or a log on Windows may be in a code page that lacks a scan's name: a "?" there is better than a crash.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -140,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, function: Callable[..., int], description: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=description, description=description.capitalize() + ".", epilog=EXIT_CODES_HELP
+        name, allow_abbrev=False, help=description, description=description.capitalize() + ".", epilog=EXIT_CODES_HELP
     )
-    parser.set_defaults(command=function)
+    parser.set_defaults(command=function, parser=parser)
     return parser
 
 
@@ -170,7 +173,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--preset", choices=recipe_names(), help="recipe (default: finetune with a base model, else default)"
     )
     parser.add_argument("--label", type=int, metavar="N", help="of the prostate in masks with several; 0: all labels")
-    parser.add_argument("--iterations", type=int, metavar="N", help="length of a run (default: the preset's)")
+    lengths = ", ".join(f"{name} {load_recipe(name).iterations}" for name in recipe_names())
+    parser.add_argument(
+        "--iterations", type=int, metavar="N", help=f"length of a run (default: the preset's: {lengths})"
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="end after this time at the latest")
     parser.add_argument(
         "--deformation", type=float, default=1.0, metavar="F", help="strength, 0 to 3 (default: %(default)s)"
@@ -261,6 +267,7 @@ def _train(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation import format_table
     from vnet_segmentation.processes import join_processes
     from vnet_segmentation.train_model import train_model
+    from vnet_segmentation.training_state import state_folder
 
     settings = _training_options(
         options, tuple(options.validation_cases) if options.validation_cases else options.validation
@@ -285,7 +292,8 @@ def _train(options: argparse.Namespace) -> int:
             print(f"{heading}:\n{format_table(rows)}" if result.before else format_table(rows))
     if result.improvement:
         print(result.improvement.sentence)
-    print(f"The model is in {options.output}.")
+    print(f"{state_folder(options.output)}, which the training kept to go on, can be removed.")
+    print(f"The model is in {options.output}. To use it: --model {options.output}")
     return ExitCode.OK
 
 

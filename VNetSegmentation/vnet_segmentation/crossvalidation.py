@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from vnet_segmentation.dataset import Case, find_cases, folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row, compare_results, write_table
-from vnet_segmentation.model_library import TRAINING_SUFFIX
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
 from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.training_state import discard, state_folder
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
 _PLAN_NAME = "crossvalidation.json"
@@ -93,7 +92,7 @@ def cross_validate(
             mask = _mask(output, case)
             outputs = Outputs(mask, report=mask.with_name(f"{case.name}_prostate.json"))
             segment_file(segmenter, case.image, outputs, overwrite=True)
-        shutil.rmtree(model.with_name(model.name + TRAINING_SUFFIX), ignore_errors=True)
+        discard(state_folder(model))
     cases = [case for unseen in parts for case in unseen if _mask(output, case).exists()]
     rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
     write_table(rows, output / TABLE_NAME)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import check_same_grid
-from vnet_segmentation.scans import read_scan
+from vnet_segmentation.scans import read_scan, voxel_hash
 
 VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
@@ -89,8 +89,8 @@ def find_cases(path: Path) -> list[Case]:
     cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
     if not cases:
         raise UserError(
-            f"{path} is no data set that is known here. Known are Case00.nii.gz with Case00_segmentation.nii.gz "
-            "(PROMISE12), imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
+            f"There are no cases in {path}. Known are folders with Case00.nii.gz with Case00_segmentation.nii.gz "
+            "(PROMISE12) or imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
             "columns image and mask."
         )
     return cases
@@ -102,38 +102,54 @@ def check_cases(cases: Sequence[Case]) -> list[Problem]:
     Returns:
         Problems in the order of the cases; empty if every case can be trained on.
     """
-    return [problem for case in cases for problem in check_case(case)] + _repeated_images(cases)
+    return [problem for _, problems, _ in inspect_cases(cases) for problem in problems]
 
 
 def check_case(case: Case) -> list[Problem]:
     """What is wrong with one case: files missing or unfit, an empty mask, several labels, other geometry."""
-    return _inspect(case)[0]
+    return _inspect(case).problems
 
 
 def inspect_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, list[Problem], float | None]]:
-    """Reads one pair after another.
+    """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
+    validated with.
 
     Yields:
         The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
     """
-    repeated = _repeated_images(cases)
+    first: dict[str, str] = {}
     for case in cases:
-        problems, volume_ml = _inspect(case)
-        yield case, problems + [problem for problem in repeated if problem.case == case.name], volume_ml
+        found = _inspect(case)
+        problems = found.problems
+        name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
+        if name != case.name:
+            sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
+            problems = [*problems, Problem(case.name, case.image, sentence)]
+        yield case, problems, found.volume_ml
 
 
-def _inspect(case: Case) -> tuple[list[Problem], float | None]:
+@dataclass(frozen=True)
+class _Inspection:
+    problems: list[Problem]
+    volume_ml: float | None
+    """Of the gland; None if the mask cannot be read."""
+    voxel_hash: str
+    """Of the scan; empty if it cannot be read."""
+
+
+def _inspect(case: Case) -> _Inspection:
     scan = _read(case, case.image, read_scan)
     mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
+    scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
     if not isinstance(mask, sitk.Image):
-        return problems, None
+        return _Inspection(problems, None, scan_hash)
     sentences = [_extent_problem(case, mask)]
     if isinstance(scan, sitk.Image):
         sentences.append(_geometry_problem(case, scan, mask))
     problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
     n_voxels = int(sitk.GetArrayViewFromImage(mask).sum())
-    return problems, n_voxels * math.prod(mask.GetSpacing()) / 1000
+    return _Inspection(problems, n_voxels * math.prod(mask.GetSpacing()) / 1000, scan_hash)
 
 
 def split_by_site(cases: Sequence[Case], n_validation: int, seed: int) -> tuple[list[Case], list[Case]]:
@@ -164,8 +180,8 @@ def split_by_site(cases: Sequence[Case], n_validation: int, seed: int) -> tuple[
         )
         if not 0 <= n_validation <= len(line):
             raise UserError(
-                f"{n_validation} of {len(cases)} cases cannot be set apart for validation. At most {len(line)} can, "
-                "because a case of each site is kept for training.",
+                f"{n_validation} of {len(cases)} cases cannot be set apart for validation. At most {len(line)} can: "
+                "one is kept to learn from, or one of each site.",
                 ExitCode.USAGE,
             )
         chosen = {name for *_, name in line[:n_validation]}
@@ -375,15 +391,3 @@ def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | N
     except UserError as error:
         return str(error)
     return None
-
-
-def _repeated_images(cases: Sequence[Case]) -> list[Problem]:
-    """An image under two names could be trained on and validated with."""
-    first: dict[Path, str] = {}
-    problems = []
-    for case in cases:
-        name = first.setdefault(case.image.resolve(), case.name)
-        if name != case.name:
-            sentence = f"{case.image.name} is also the image of {name}. Remove one of the two cases."
-            problems.append(Problem(case.name, case.image, sentence))
-    return problems

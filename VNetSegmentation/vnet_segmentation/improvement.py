@@ -18,7 +18,7 @@ _SMALLEST_DEVIATION = 0.005
 """Of the gains in Dice: what a second training with another seed changes. Cases that happen to agree better than that
 are no proof."""
 
-# 97.5 % quantiles of Student's distribution for 1, 2, ... degrees of freedom; beyond the last the limit is near.
+# 97.5 % quantiles of Student's distribution for 1, 2, ... degrees of freedom.
 # fmt: off
 _STUDENT = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -26,7 +26,6 @@ _STUDENT = (
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )
 # fmt: on
-_NORMAL = 1.96
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,26 @@ def judge(before: Sequence[float], after: Sequence[float]) -> Improvement:
             f"Keep at least {MIN_CASES} cases for validation to learn whether the model is better."
         )
         return Improvement(UNKNOWN, mean, -math.inf, math.inf, n_cases, sentence)
-    quantile = _STUDENT[n_cases - 2] if n_cases - 2 < len(_STUDENT) else _NORMAL
-    margin = quantile * max(float(np.std(gains, ddof=1)), _SMALLEST_DEVIATION) / math.sqrt(n_cases)
+    margin = _student(n_cases - 1) * max(float(np.std(gains, ddof=1)), _SMALLEST_DEVIATION) / math.sqrt(n_cases)
     low, high = mean - margin, mean + margin
     verdict = BETTER if low > 0 else WORSE if high < 0 else SAME
     first = {BETTER: "The new model is better", WORSE: "The new model is worse", SAME: "No different"}[verdict]
-    sentence = (
-        f"{first}. {change}, on {n_cases} cases: a gain of {mean:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
-    )
+    interval = f"95 % interval {_signed(low)} to {_signed(high)}"
+    sentence = f"{first}. {change}, on {n_cases} cases: a gain of {_signed(mean)} ({interval})."
     return Improvement(verdict, mean, low, high, n_cases, sentence)
+
+
+def _signed(value: float) -> str:
+    # Not -0.000.
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _student(degrees_of_freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution."""
+    if degrees_of_freedom <= len(_STUDENT):
+        return _STUDENT[degrees_of_freedom - 1]
+    # Its expansion about the normal distribution's (Abramowitz and Stegun, 26.7.5), here right to 0.0002.
+    z = 1.959964
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees_of_freedom + second / degrees_of_freedom**2

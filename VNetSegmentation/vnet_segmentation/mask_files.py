@@ -100,8 +100,8 @@ def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Im
         3D image, uint8, 0 and 1.
 
     Raises:
-        UserError: see `scans.read_volume`; or several labels of which none was chosen, or values that are not whole
-            numbers.
+        UserError: see `scans.read_volume`; or several labels of which none was chosen, not the chosen one, or values
+            that are not whole numbers.
     """
     image = read_volume(path)
     name = Path(path).name
@@ -111,10 +111,12 @@ def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Im
     # A NaN is unequal to itself and so is refused, too.
     if not np.array_equal(labels, np.abs(np.round(labels))):
         raise UserError(f"{name} is not a mask: it has values that are negative or not whole. Give a mask of 0 and 1.")
+    named = ", ".join(f"{label:g}" for label in labels[:8]) + ", ..." * (labels.size > 8)
+    if label and labels.size and label not in labels:
+        raise UserError(f"{name} has no label {label}; it has {named}. Choose one of these.")
     if label:
         return image == label
     if labels.size > 1 and label is None:
-        named = ", ".join(f"{label:g}" for label in labels[:8]) + ", ..." * (labels.size > 8)
         raise UserError(f"{name} has {labels.size} labels ({named}). Say which one is the prostate.")
     return image != 0
 

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.bundle import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE, check_destination, load_bundle
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.model_library import TRAINING_SUFFIX, list_models
-from vnet_segmentation.user_folders import user_models_folder
+from vnet_segmentation.model_library import list_models
+from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
 
 FILE_SUFFIX = ".zip"
 
@@ -53,7 +53,7 @@ def import_model(file: Path) -> Path:
 
     Raises:
         UserError: the file is none or holds something else, the model is damaged (`ExitCode.BAD_MODEL`), there is one
-            of its name already, or it cannot be written (`ExitCode.CANNOT_WRITE`).
+            of its name already, or an unfinished training of it, or it cannot be written (`ExitCode.CANNOT_WRITE`).
     """
     library = user_models_folder()
     # Dotted: a listing in the meantime passes it over.
@@ -77,12 +77,18 @@ def import_model(file: Path) -> Path:
         name = description["name"]
         if any(model.name.lower() == name.lower() for model in list_models()):
             raise UserError(f"There is a model {name} already. Delete it first.", ExitCode.CANNOT_WRITE)
+        if (library / f"{name}{TRAINING_SUFFIX}").exists():
+            raise UserError(
+                f"There is an unfinished training of a model {name}. Finish or discard it first.", ExitCode.CANNOT_WRITE
+            )
         # A folder that is no model may have the name, too.
         check_destination(library / name, name)
         os.rename(unpacked, library / name)
         return library / name
     except FileNotFoundError as error:
         raise UserError(f"There is no file {file}. Choose the file of a model.") from error
+    except IsADirectoryError as error:
+        raise _no_model(file, "it is a folder") from error
     except OSError as error:
         raise UserError(f"Cannot import {file}: {error.strerror or error}.", ExitCode.CANNOT_WRITE) from error
     finally:
@@ -97,8 +103,12 @@ def delete_model(name: str) -> None:
     """
     library = user_models_folder()
     own = {model.name: model.folder for model in list_models() if not model.bundled}
+    if name not in own and any(model.name == name for model in list_models()):
+        raise UserError(f"{name} came with the program and cannot be deleted.", ExitCode.BAD_MODEL)
     if name not in own:
-        raise UserError(f"There is no model {name} of your own.", ExitCode.BAD_MODEL)
+        raise UserError(
+            f"There is no model {name} of your own. Your own models: {', '.join(own) or 'none'}.", ExitCode.BAD_MODEL
+        )
     for folder in (own[name], library / f"{name}{TRAINING_SUFFIX}"):
         # First out of sight: nobody finds half a model.
         hidden = library / f".{uuid.uuid4().hex[:12]}-deleted"

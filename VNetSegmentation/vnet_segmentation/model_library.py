@@ -8,13 +8,10 @@ from pathlib import Path
 
 from vnet_segmentation.bundle import check_weights_hash, read_description
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.user_folders import user_models_folder
+from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
 
 DEFAULT_MODEL_FILE = "default.txt"
 """In the folder of bundled models: the name of the one that is used when none is asked for."""
-
-TRAINING_SUFFIX = ".training"
-"""Of the folder beside a model's that holds what its unfinished training needs to go on."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

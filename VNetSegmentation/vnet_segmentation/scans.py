@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -67,6 +68,15 @@ def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.I
     else:
         image = read_volume(path)
     return check_scan(image, path.resolve().name)
+
+
+def voxel_hash(scan: sitk.Image) -> str:
+    """12 hexadecimal digits of a hash of size and voxel values: the same scan in another file, place or pixel type has
+    the same."""
+    values = sitk.GetArrayViewFromImage(scan).astype("<f8")
+    digest = hashlib.sha256(np.ascontiguousarray(values).data)
+    digest.update(repr(scan.GetSize()).encode())
+    return digest.hexdigest()[:12]
 
 
 def check_scan(image: sitk.Image, name: str) -> sitk.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.evaluation import Row, evaluate_cases, summarise
 from vnet_segmentation.improvement import Improvement, judge
-from vnet_segmentation.model_library import TRAINING_SUFFIX
 from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
@@ -25,6 +25,7 @@ from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_cache import TrainingCase, load_cases, make_synthetic_cases
 from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
+from vnet_segmentation.training_state import claim, state_folder
 
 _LARGEST_SCALING = 0.5
 """Nothing is made smaller than half, however strong the deformation."""
@@ -93,24 +94,41 @@ def train_model(
 
     Raises:
         UserError: the options or the data have problems (all of the data's are listed), the output exists, the
-            checkpoint is damaged or another run's, the training diverged, or the run was stopped
-            (`ExitCode.CANCELLED`; once it had begun to train, a checkpoint is there).
+            checkpoint is damaged or another run's, another process trains it, the training diverged, or the run was
+            stopped (`ExitCode.CANCELLED`; once it had begun to train, a checkpoint is there).
     """
     processes = processes or Processes()
     check_options(options)
+    state = state_folder(model)
+    if processes.is_first and not _check_state(model, state, resume) and resume:
+        say("There is nothing to go on with: a new training begins")
+    with claim(state) if processes.is_first else nullcontext():
+        return _train_model(data, model, options, device, cache, say, report, should_stop, processes)
+
+
+def _train_model(
+    data: Path,
+    model: Path,
+    options: TrainingOptions,
+    device: Device,
+    cache: Path | None,
+    say: Callable[[str], None],
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    processes: Processes,
+) -> TrainingResult:
+    """`train_model`, in a state folder that is this process's own."""
     options, base, base_description = load_base(options)
     recipe = make_recipe(options, base, processes.count)
-    state_folder = model.with_name(model.name + TRAINING_SUFFIX)
-    if processes.is_first:
-        _check_state(model, state_folder, resume)
+    state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
     if processes.is_first:
-        say(f"Checking {len(cases)} cases")
+        say(f"Checking {_counted(len(cases))}")
         problems = check_cases(cases)
         if problems:
             raise UserError(_list_problems(problems))
     plan = plan_training(cases, options)
-    cache = cache or state_folder / "cache"
+    cache = cache or state / "cache"
 
     def prepare_next(name: str) -> None:
         if should_stop():
@@ -128,28 +146,40 @@ def train_model(
     if recipe.synthetic_probability:
         prepare_next(f"{recipe.n_synthetic_cases} synthetic cases")
         synthetic = make_synthetic_cases(recipe.n_synthetic_cases, recipe.preprocessing)
-    job = _Job(options, recipe, base, base_description, state_folder, device, processes, say, report, should_stop)
+    job = _Job(options, recipe, base, base_description, state, device, processes, say, report, should_stop)
     before = []
     if options.base and plan.judged and processes.is_first:
         say("Measuring the model to start from")
-        before = list(evaluate_cases(Segmenter(options.base, device), plan.judged))
+        known = _known_to(base_description, plan.judged)
+        if known:
+            say(f"It has learned from {', '.join(known)}: on these it looks better than it is")
+        before = _evaluate(job, options.base, plan.judged)
     after: list[Row] = []
     for number, fold in enumerate(plan.folds):
-        say(f"Fold {number + 1} of {len(plan.folds)}: {len(fold.validation)} cases are kept from it")
+        say(f"Run {number + 1} of {plan.n_runs}, without {_counted(len(fold.validation))} that will judge it")
         after += _judge_fold(job, number, plan.n_runs, fold, prepared, synthetic)
+    if plan.folds:
+        say(f"Run {plan.n_runs} of {plan.n_runs}, with all cases: its model is the one that is kept")
+    elif not plan.final.validation:
+        say("No case is set apart: nothing will tell how good the model is")
     run = _train(job, len(plan.folds), plan.n_runs, plan.final, prepared, synthetic)
     if not processes.is_first:
         return TrainingResult([], [], None)
     description = _describe(job, run, model.name, plan.final, plan.folds)
-    # Should the evaluation fail, the bundle is there without its metrics.
-    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     if plan.final.validation:
-        say(f"Evaluating {len(plan.final.validation)} cases that the model has not learned from")
-        after = list(evaluate_cases(Segmenter(model, device), plan.final.validation))
+        say(f"Evaluating {_counted(len(plan.final.validation))} that the model has not learned from")
+        after = _judge(job, run, plan.final, "candidate")
     improvement = _improvement(before, after)
+    if improvement is not None:
+        warnings = []
+        if _known_to(base_description, plan.judged):
+            warnings.append("The model before has learned from some of these cases, and so looks too good.")
+        if recipe.keeps_best and plan.final.validation:
+            warnings.append("These cases also chose the new weights, which so look a little too good.")
+        improvement = replace(improvement, sentence=" ".join([improvement.sentence, *warnings]))
     if after:
         description["metrics"] = _metrics(options, plan.folds, before, after, improvement)
-        save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
+    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     return TrainingResult(before, after, improvement)
 
 
@@ -187,11 +217,14 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     if not options.histogram_matching:
         appearance = replace(appearance, histogram_matching_probability=0.0)
     preprocessing = options.preprocessing or recipe.preprocessing
+    iterations = options.iterations or recipe.iterations
     return replace(
         recipe,
         normalisation=recipe.normalisation if base is None else base.normalisation,
         preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
-        iterations=options.iterations or recipe.iterations,
+        iterations=iterations,
+        # Of a short run a tenth, or it would never come to its full rate.
+        warm_up_iterations=min(recipe.warm_up_iterations, iterations // 10),
         # The processes share a batch; one that is too small for them grows.
         batch_size=-(-recipe.batch_size // n_processes) * n_processes,
         deformation=replace(
@@ -204,15 +237,19 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     )
 
 
-def _check_state(model: Path, state_folder: Path, resume: bool) -> None:
+def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
+    """Whether there is a training to go on with; refuses what must not be replaced."""
     begun = next(iter(sorted([*state_folder.glob("*.safetensors"), *state_folder.glob("fold-*.json")])), None)
     if begun and not resume:
         raise UserError(
-            f"{begun} is of an earlier training. Add --resume to go on with it, or delete it.",
+            f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
+            if model.exists()
+            else f"{begun} is of an earlier training. Add --resume to go on with it, or remove {state_folder}.",
             ExitCode.CANNOT_WRITE,
         )
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
     check_destination(model, model.name, overwrite=begun is not None)
+    return begun is not None
 
 
 def _train(
@@ -244,10 +281,8 @@ def _train(
     if checkpoint.exists():
         run.resume(checkpoint)
         job.say(f"Going on at iteration {run.iteration}")
-    job.say(
-        f"Training on {len(split.training)} cases, {len(split.validation)} set apart for validation. "
-        f"{run.device.reason}"
-    )
+    reason = f" {run.device.reason}" if number == 0 else ""
+    job.say(f"Training on {_counted(len(split.training))}.{reason}")
 
     def report(progress: Progress) -> None:
         remaining_s = progress.remaining_s
@@ -285,7 +320,8 @@ def _judge_fold(
 ) -> list[Row]:
     """Trains without the fold's validation cases and measures on them; a fold that is done is not done again."""
     results = job.state_folder / f"fold-{number + 1}.json"
-    identity = repr((job.options, job.recipe, fold))
+    # Cases that were added since are not of this training.
+    identity = repr((replace(job.options, held_out=()), job.recipe, fold))
     if results.exists():
         stored = json.loads(results.read_text("utf-8"))
         if stored["identity"] != identity:
@@ -297,15 +333,30 @@ def _judge_fold(
     run = _train(job, number, n_runs, fold, prepared, synthetic)
     if not job.processes.is_first:
         return []
-    model = job.state_folder / f"fold-{number + 1}"
-    # By way of a bundle, so that it is judged as it would be used, 8-bit weights and all.
-    save_bundle(model, run.best_network, _describe(job, run, model.name, fold, []), quantise=True, overwrite=True)
-    rows = list(evaluate_cases(Segmenter(model, job.device), fold.validation))
+    rows = _judge(job, run, fold, f"fold-{number + 1}")
     with atomic_path(results) as temporary:
         temporary.write_text(json.dumps({"identity": identity, "rows": [asdict(row) for row in rows]}), "utf-8")
     # 300 MB that nothing needs any more.
-    shutil.rmtree(model)
     results.with_suffix(".safetensors").unlink(missing_ok=True)
+    return rows
+
+
+def _judge(job: _Job, run: TrainingRun, split: Split, name: str) -> list[Row]:
+    """A run's model on the validation cases, by way of a bundle: as it would be used, 8-bit weights and all."""
+    model = job.state_folder / name
+    save_bundle(model, run.best_network, _describe(job, run, name, split, []), quantise=True, overwrite=True)
+    rows = _evaluate(job, model, split.validation)
+    shutil.rmtree(model)
+    return rows
+
+
+def _evaluate(job: _Job, model: Path, cases: Sequence[Case]) -> list[Row]:
+    segmenter = Segmenter(model, job.device)
+    rows: list[Row] = []
+    for case in cases:
+        if job.should_stop():
+            raise UserError("Stopped. Add --resume to the same command to go on.", ExitCode.CANCELLED)
+        rows += evaluate_cases(segmenter, [case])
     return rows
 
 
@@ -316,7 +367,7 @@ def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Seque
     if base is not None:
         title = f"{base['title']}, fine-tuned on {len(split.training)} cases"
     training = {
-        "data_terms": options.data_terms,
+        "data_terms": _data_terms(options, base),
         "training_cases": _case_names(options, split.training),
         "validation_cases": _case_names(options, split.validation),
         "preset": options.preset_name,
@@ -327,7 +378,7 @@ def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Seque
         "device": asdict(run.device),
     }
     if folds:
-        training["cross_validation"] = f"{len(folds)} folds"
+        training["cross_validation"] = f"{len(folds)} folds; iterations and minutes are those of the last run"
     return {
         "name": name,
         "title": options.title or title,
@@ -339,9 +390,23 @@ def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Seque
     }
 
 
+def _data_terms(options: TrainingOptions, base: dict[str, Any] | None) -> str:
+    """Those of the data, and those that come with the base model."""
+    terms = [options.data_terms] if options.data_terms else []
+    if base is not None and base["training"].get("data_terms"):
+        terms.append(f"Started from {base['name']}, which learned from: {base['training']['data_terms']}")
+    return " ".join(terms)
+
+
 def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | int:
     """The names where the user wants them in the model, else how many there are."""
     return [case.name for case in cases] if options.names_cases else len(cases)
+
+
+def _known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
+    """The cases that a base model has learned from, as far as it names them."""
+    learned = base["training"].get("training_cases") if base else None
+    return [case.name for case in cases if case.name in learned] if isinstance(learned, list) else []
 
 
 def _improvement(before: Sequence[Row], after: Sequence[Row]) -> Improvement | None:
@@ -359,9 +424,14 @@ def _metrics(
 ) -> dict[str, Any]:
     if not options.names_cases:
         numbers = {row.case: f"case {number}" for number, row in enumerate(after, start=1)}
-        after = [replace(row, case=numbers[row.case]) for row in after]
-        before = [replace(row, case=numbers[row.case]) for row in before]
+        # Sites may be hospitals' names.
+        named = sorted({row.site for row in after if row.site})
+        sites = {site: f"site {number}" for number, site in enumerate(named, start=1)}
+        after = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in after]
+        before = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in before]
     metrics = summarise(after)
+    if not metrics["by_site"]:
+        del metrics["by_site"]
     if folds:
         # Of a model on a part of the cases; the bundle's own has learned from all and cannot be judged by any.
         metrics["method"] = f"cross-validation, {len(folds)} folds"
@@ -369,6 +439,10 @@ def _metrics(
         metrics["parent"] = summarise(before)
         metrics["against_parent"] = improvement.as_dict()
     return metrics
+
+
+def _counted(n_cases: int) -> str:
+    return "1 case" if n_cases == 1 else f"{n_cases} cases"
 
 
 def _list_problems(problems: Sequence[Problem]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row
 from vnet_segmentation.model_files import delete_model, export_model, import_model
-from vnet_segmentation.model_library import TRAINING_SUFFIX, find_model, list_models, user_models_folder
+from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
 from vnet_segmentation.training_plan import TrainingOptions
 from vnet_segmentation.training_preview import iteration_seconds, preview_sample
+from vnet_segmentation.training_state import discard, is_claimed, state_folder
+from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
 from vnet_segmentation.volume_exchange import write_exchange
 from vnet_segmentation.worker import Channel, Command, Request
 
@@ -46,7 +47,10 @@ def unfinished_trainings() -> list[dict[str, Any]]:
     """The requests of trainings that were paused or interrupted, in the order of their names."""
     requests = []
     for file in sorted(user_models_folder().glob(f"*{TRAINING_SUFFIX}/{REQUEST_FILE}")):
+        # One that runs, in another Slicer, is not for this one to go on with.
         with contextlib.suppress(OSError, ValueError):
+            if is_claimed(file.parent):
+                continue
             requests.append(json.loads(file.read_text("utf-8")))
     return requests
 
@@ -93,7 +97,7 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     if any(model.name == name and model.bundled for model in list_models()):
         raise UserError(f"{name} is the name of a bundled model. Choose another one.", ExitCode.USAGE)
     model = user_models_folder() / name
-    state_folder = model.with_name(name + TRAINING_SUFFIX)
+    state = state_folder(model)
     fraction = 0.0
 
     def tell(event: str, **fields: Any) -> None:
@@ -107,9 +111,6 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     def report(progress: Progress) -> None:
         nonlocal fraction
         fraction = progress.fraction
-        if not (state_folder / REQUEST_FILE).exists():
-            with atomic_path(state_folder / REQUEST_FILE) as temporary:
-                temporary.write_text(json.dumps({key: request[key] for key in _KEPT}), "utf-8")
         tell(
             "training",
             iteration=progress.iteration,
@@ -119,11 +120,20 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
             remaining_s=progress.remaining_s,
         )
 
+    options = _options(request)
+    # Not what is left out, but what was chosen: the folder may have got more cases by the time it goes on.
+    held_out = {case.name for case in find_cases(Path(request["data"]))} - set(request["cases"])
+    had_begun = state.exists()
+    if not request["resume"] and had_begun:
+        raise UserError(f"There is an unfinished training of {name}. Resume or discard it.", ExitCode.CANNOT_WRITE)
+    # Before anything else is stored there, so that it can always be found and discarded.
+    with atomic_path(state / REQUEST_FILE) as temporary:
+        temporary.write_text(json.dumps({key: request[key] for key in _KEPT}), "utf-8")
     try:
         result = train_model(
             Path(request["data"]),
             model,
-            _options(request),
+            replace(options, held_out=tuple(sorted(held_out))),
             choose_device(request["device"]),
             resume=request["resume"],
             say=say,
@@ -133,9 +143,12 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     except UserError as error:
         if error.exit_code == ExitCode.CANCELLED:
             raise Cancelled from error
+        if not had_begun and not list(state.glob("*.safetensors")):
+            # Refused, or failed before there was anything to go on with.
+            discard(state)
         raise
     # Several hundred MB that nothing needs any more; what cannot be removed is removed with the model.
-    shutil.rmtree(state_folder, ignore_errors=True)
+    discard(state)
     return {
         "name": name,
         "folder": str(model),
@@ -147,7 +160,7 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
 
 def _discard(request: Request, send: Channel) -> dict[str, Any]:
     """Removes what an unfinished training left."""
-    shutil.rmtree(user_models_folder() / (request["name"] + TRAINING_SUFFIX), ignore_errors=True)
+    discard(state_folder(user_models_folder() / request["name"]))
     return {}
 
 
@@ -168,16 +181,15 @@ def _delete(request: Request, send: Channel) -> dict[str, Any]:
     return {}
 
 
-_KEPT = ("name", "data", "device", "options")
+_KEPT = ("name", "data", "device", "options", "cases")
 """Fields of a request to train that say what is trained."""
 
 
 def _options(request: Request) -> TrainingOptions:
     fields = dict(request["options"])
     base = fields.pop("base")
-    for name in ("validation", "held_out"):
-        if isinstance(fields.get(name), list):
-            fields[name] = tuple(fields[name])
+    if isinstance(fields.get("validation"), list):
+        fields["validation"] = tuple(fields["validation"])
     return TrainingOptions(base=None if base is None else find_model(base or None), **fields)
 
 

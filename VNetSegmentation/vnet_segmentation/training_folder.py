@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import write_mask, write_scan
 from vnet_segmentation.metrics import check_same_grid
-from vnet_segmentation.scans import check_scan
+from vnet_segmentation.scans import check_scan, voxel_hash
 
 _SUFFIX = ".nrrd"
 """Keeps every pixel type, and the geometry in full precision."""
@@ -60,18 +58,10 @@ def add_case(folder: str | os.PathLike[str], scan: sitk.Image, mask: sitk.Image)
             f"{folder} is a data set in the layout of nnU-Net. Choose another folder for the training cases.",
             ExitCode.USAGE,
         )
-    name = f"case-{_fingerprint(scan)}"
+    name = f"case-{voxel_hash(scan)}"
     image_file, mask_file = folder / f"{name}{_SUFFIX}", folder / f"{name}_segmentation{_SUFFIX}"
     replaced = image_file.exists() and mask_file.exists()
     # In this order: a mask alone is a case that says what is missing, a scan alone may be any file.
     write_mask(mask, mask_file)
     write_scan(scan, image_file)
     return AddedCase(name, image_file, mask_file, replaced)
-
-
-def _fingerprint(scan: sitk.Image) -> str:
-    """12 hexadecimal digits of a hash of the voxel values, the same for every pixel type that holds them."""
-    values = sitk.GetArrayViewFromImage(scan).astype("<f8")
-    digest = hashlib.sha256(np.ascontiguousarray(values).data)
-    digest.update(repr(scan.GetSize()).encode())
-    return digest.hexdigest()[:12]

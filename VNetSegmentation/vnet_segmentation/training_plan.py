@@ -14,6 +14,7 @@ _MAX_WIDTH = 64
 """What a bundle may have at most; better known before the training than after it."""
 _N_VALIDATION_SHARE = 5
 """One case in so many is set apart for validation unless the user says otherwise."""
+_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def plan_training(cases: Sequence[Case], options: TrainingOptions) -> TrainingPl
     has_split = any(case.split == "validation" for case in cases)
     usable = [case for case in cases if case.split != "test"]
     n_folds = folds_of_few(len(usable))
+    sets_none_apart = options.validation == () or (options.validation is None and not has_split)
     # Each case is needed both to learn from and to judge by.
-    if options.base is not None and options.validation is None and not has_split and n_folds:
+    if options.base is not None and sets_none_apart and n_folds:
         parts = folds(usable, n_folds, options.seed)
         return TrainingPlan([Split(*part) for part in parts], Split(usable, []))
     return TrainingPlan([], Split(*_choose_validation(cases, options)))
@@ -146,4 +148,7 @@ def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple
 def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
     unknown = set(names) - {case.name for case in cases}
     if unknown:
-        raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
+        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
+        raise UserError(
+            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
+        )

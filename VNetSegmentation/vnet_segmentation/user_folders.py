@@ -10,6 +10,10 @@ MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
 """Environment variable: a folder of models to use instead of the user's usual one."""
 
 
+TRAINING_SUFFIX = ".training"
+"""Of the folder beside a model's that holds what its unfinished training needs to go on; no model has such a name."""
+
+
 def user_models_folder() -> Path:
     """Where the user's own models are kept; it need not exist. `MODELS_VARIABLE` names another one."""
     chosen = os.environ.get(MODELS_VARIABLE)

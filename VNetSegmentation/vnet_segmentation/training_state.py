@@ -1,0 +1,74 @@
+"""The folder beside a model's that holds what its training needs to go on, and whose it is at the moment."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vnet_segmentation.errors import UserError
+from vnet_segmentation.user_folders import TRAINING_SUFFIX
+
+_LOCK_FILE = "lock"
+
+
+def state_folder(model: Path) -> Path:
+    """Of the training of a model, which need not exist yet."""
+    return model.with_name(model.name + TRAINING_SUFFIX)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a state folder, which is made if need be, and removed if nothing was put into it.
+
+    The system gives it back when a process is killed.
+
+    Raises:
+        UserError: another process has it.
+    """
+    made = [path for path in folder.parents if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        name = folder.name.removesuffix(TRAINING_SUFFIX)
+        raise UserError(f"{name} is being trained by another process. Wait for it, or stop it there.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            if [entry.name for entry in folder.iterdir()] == [_LOCK_FILE]:
+                (folder / _LOCK_FILE).unlink()
+                for path in (folder, *made):
+                    path.rmdir()
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a process trains there now."""
+    if not folder.is_dir():
+        return False
+    try:
+        with claim(folder):
+            return False
+    except UserError:
+        return True
+
+
+def discard(folder: Path) -> None:
+    """Removes a state folder, as far as that goes.
+
+    Raises:
+        UserError: a process trains there.
+    """
+    if folder.is_dir():
+        with claim(folder), suppress(OSError):
+            for entry in folder.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif entry.name != _LOCK_FILE:
+                    entry.unlink(missing_ok=True)
