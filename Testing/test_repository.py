@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -135,3 +136,21 @@ def test_links_and_pictures_of_the_documents_lead_somewhere(document):
 def test_every_picture_is_shown_in_a_document():
     shown = {name for document in _DOCUMENTS for name in re.findall(r"pictures/([\w.-]+)", document.read_text("utf-8"))}
     assert {path.name for path in (ROOT / "Docs" / "pictures").iterdir()} == shown
+
+
+def test_the_page_of_commands_is_the_codes():
+    specification = importlib.util.spec_from_file_location("make_reference", ROOT / "Docs" / "make_reference.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    written = (ROOT / "Docs" / "commands.md").read_text("utf-8")
+    assert written == module.make_page(), "run python Docs/make_reference.py"
+
+
+def test_the_reference_names_every_field_of_a_report():
+    source = (ENGINE / "segmenter.py").read_text("utf-8") + (ENGINE / "scan_job.py").read_text("utf-8")
+    assigned = set(re.findall(r'^ +"(\w+)": ', source, re.M)) | set(re.findall(r'report\["(\w+)"\] =', source))
+    reference = (ROOT / "Docs" / "reference.md").read_text("utf-8")
+    assert assigned
+    assert {field for field in assigned if f"`{field}`" not in reference} == set()

@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         An `ExitCode`. What the user can mend is one sentence on standard error; a bug keeps its traceback.
     """
-    options, unknown = _parser().parse_known_args(arguments)
+    options, unknown = make_parser().parse_known_args(arguments)
     if unknown:
         # By the command, whose options these should have been.
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -60,7 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.CANCELLED
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's commands and options."""
     parser = argparse.ArgumentParser(
         prog="vnet-segmentation",
         description="Segments the prostate in T2-weighted MR with V-Net. Not for clinical use.",

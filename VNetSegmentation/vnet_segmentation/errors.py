@@ -9,10 +9,13 @@ class ExitCode(IntEnum):
     """Exit codes of the command line and of headless runs."""
 
     OK = 0
+    """All went well."""
     SOME_FAILED = 1
     """Several cases were asked for and at least one of them failed."""
     USAGE = 2
+    """An unknown option, format, device or preset, or options that do not go together."""
     MISSING_DEPENDENCY = 3
+    """A Python package is missing."""
     BAD_INPUT = 4
     """A scan, mask, data set or checkpoint that cannot be used."""
     BAD_MODEL = 5
@@ -20,7 +23,9 @@ class ExitCode(IntEnum):
     EMPTY_RESULT = 6
     """The scan was segmented, and no prostate was found: the mask that was written is empty."""
     CANNOT_WRITE = 7
+    """A file cannot be written, or exists already."""
     OUT_OF_MEMORY = 8
+    """The memory is too small."""
     CANCELLED = 130
     """Interrupted by the user (Ctrl+C)."""
 
