@@ -61,9 +61,7 @@ def run(n_scans: int, folder: Path) -> int:
     whole = sum(_is_mask(path) for path in masks.glob("*_prostate.nii.gz"))
     stray = [path.name for path in masks.iterdir() if path.name.startswith(".")]
     print(f"killed after {n_at_kill} masks; on a full disk: exit code {code_full}, {n_after_full} masks")
-    print(
-        f"started again: exit code {code}, {dict(counts)}, {whole} masks that can be read, stray files: {stray or 'none'}"
-    )
+    print(f"started again: exit code {code}, {dict(counts)}, {whole} masks can be read, stray files: {stray or 'none'}")
     print(f"{n_scans} scans, {n_damaged} damaged, {elapsed_s:.0f} s")
     is_sound = counts["failed"] == n_damaged and whole == n_scans - n_damaged and n_after_full == n_at_kill
     return 0 if is_sound and code == 1 and code_full != 0 and not stray else 1
