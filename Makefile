@@ -17,9 +17,14 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# With the peers that it measures against, which the tests do not need.
 benchmark: $(INSTALLED)
-	$(BIN)/python Testing/benchmarks/segmentation_speed.py
-	$(BIN)/python Testing/benchmarks/training_speed.py
+	$(PYTHON) -m venv .venv-benchmark
+	.venv-benchmark/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
+		--requirement Testing/benchmarks/requirements.txt
+	.venv-benchmark/bin/python Testing/benchmarks/peers.py
+	.venv-benchmark/bin/python Testing/benchmarks/segmentation_speed.py
+	.venv-benchmark/bin/python Testing/benchmarks/training_speed.py
 
 pictures: $(INSTALLED)
 	$(BIN)/python Docs/make_pictures.py

@@ -28,11 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.deformation import DeformationSettings, deform, sample_deformation
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.inference import Predictor
 from vnet_segmentation.metrics import compare
 from vnet_segmentation.model_library import find_model
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.preprocessing import Preprocessing, centre_mm, crop, grid_around, prepare
+from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, prepare
 from vnet_segmentation.segmenter import Segmenter
 
 SCAN = PhantomGrid(size=(320, 320, 24), spacing_mm=(0.625, 0.625, 3.3))
@@ -52,7 +51,7 @@ def main() -> None:
     threads = set_cpu_threads()
     device = choose_device(options.device)
     if options.peak_memory:
-        _works(device)[options.peak_memory]()
+        _works(device, options.peak_memory)[options.peak_memory]()
         print(_peak_memory_gb())
         return
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "monai", "torchio", "MedPy")]
@@ -69,9 +68,15 @@ def main() -> None:
     print(f"\n{_agreement()}")
 
 
-def _works(device: Device) -> dict[str, Work]:
-    """What is timed; of each group, named before the colon, ours comes first."""
-    return {**_segmentations(device), **_deformations(), **_metrics()}
+def _works(device: Device, one: str = "") -> dict[str, Work]:
+    """What is timed; of each group, named before the colon, ours comes first. Only the group of `one`, if given."""
+    groups: dict[str, Callable[[], dict[str, Work]]] = {
+        "segment": lambda: _segmentations(device),
+        "deform": _deformations,
+        "Dice": _metrics,
+    }
+    chosen = [group for start, group in groups.items() if one.startswith(start) or not one]
+    return {name: work for group in chosen for name, work in group().items()}
 
 
 def _segmentations(device: Device) -> dict[str, Work]:
@@ -82,14 +87,12 @@ def _segmentations(device: Device) -> dict[str, Work]:
     network, description = load_bundle(find_model(None))
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
     prepared = prepare(scan, preprocessing)
-    predictor = Predictor(network, device)
-    image, _ = crop(prepared, centre_mm(prepared), preprocessing)
+    network.to(device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # The whole scan on the network's grid, as a sliding window wants it.
     sides = [n * s for n, s in zip(prepared.GetSize(), prepared.GetSpacing(), strict=True)]
-    size = [
-        max(n, round(side / s)) for n, side, s in zip(preprocessing.size, sides, preprocessing.spacing_mm, strict=True)
-    ]
-    grid = grid_around(prepared, centre_mm(prepared), preprocessing.spacing_mm, (size[0], size[1], size[2]))
+    needed = [round(side / step) for side, step in zip(sides, preprocessing.spacing_mm, strict=True)]
+    size = np.maximum(needed, preprocessing.size).tolist()
+    grid = grid_around(prepared, centre_mm(prepared), preprocessing.spacing_mm, tuple(size))
     whole = sitk.GetArrayFromImage(sitk.Resample(prepared, grid, sitk.Transform(), sitk.sitkLinear, 0.0))
     volume = torch.from_numpy((whole - whole.mean()) / whole.std()).to(device.torch_device)[None, None]
 
@@ -104,7 +107,6 @@ def _segmentations(device: Device) -> dict[str, Work]:
     return {
         "segment a scan: two looks at the gland, mask on the scan's grid": lambda: segmenter.segment(scan),
         "segment a scan: MONAI's sliding window, same network, without reading or mask": slide,
-        "one look: this program": lambda: predictor.probability(image),
     }
 
 
