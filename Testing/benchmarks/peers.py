@@ -26,6 +26,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
+from peak_memory import peak_memory_gb
+
 from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.deformation import DeformationSettings, deform, sample_deformation
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
@@ -53,7 +55,7 @@ def main() -> None:
     device = choose_device(options.device)
     if options.peak_memory:
         _works(device, options.peak_memory)[options.peak_memory]()
-        print(_peak_memory_gb())
+        print(peak_memory_gb())
         return
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "monai", "torchio", "MedPy")]
     processor = platform.processor() or platform.machine()
@@ -210,16 +212,6 @@ def _peak_memory_of_a_process(name: str, device: str) -> str:
     command = [sys.executable, __file__, "--peak-memory", name, "--device", device]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip().splitlines()[-1]
-
-
-def _peak_memory_gb() -> str:
-    try:
-        import resource
-    except ImportError:
-        return "unknown"
-    # In kB, but in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-    return f"{peak:.2f}"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
+from peak_memory import peak_memory_gb
+
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
 from vnet_segmentation.model_library import find_model
 from vnet_segmentation.network import VNet
@@ -43,7 +45,7 @@ def main() -> None:
     device = choose_device(options.device)
     if options.peak_memory:
         _segment_once(device)
-        print(_peak_memory_gb())
+        print(peak_memory_gb())
         return
 
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}")
@@ -109,15 +111,6 @@ def _segment_once(device: Device) -> None:
 def _peak_memory_of_a_process(options: argparse.Namespace) -> str:
     command = [sys.executable, __file__, "--peak-memory", "--device", options.device]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _peak_memory_gb() -> str:
-    if sys.platform == "win32":
-        return "not measured on Windows:"
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak / (1e9 if sys.platform == 'darwin' else 1e6):.2f}"
 
 
 if __name__ == "__main__":

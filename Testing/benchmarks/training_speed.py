@@ -22,6 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
+from peak_memory import peak_memory_gb
+
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.device import choose_device, set_cpu_threads
@@ -105,10 +107,7 @@ def _peak_memory(options: argparse.Namespace, recipe: Recipe) -> None:
     if run.device.torch_device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 1e9:.1f}")
         return
-    import resource
-
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{kilobytes / (1e9 if sys.platform == 'darwin' else 1e6):.1f}")
+    print(peak_memory_gb())
 
 
 if __name__ == "__main__":
