@@ -240,3 +240,17 @@ def test_refuses_metaimage_of_vectors_of_one(tmp_path: Path) -> None:
     path = patched_text(tmp_path, ".mha", "ElementType = MET_SHORT", "ElementType = MET_SHORT_ARRAY")
     with pytest.raises(UserError, match="several values"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".hdr"])
+def test_a_nifti_header_of_a_wrong_size_is_refused(tmp_path: Path, suffix: str) -> None:
+    """ITK would read it, and compute for ever where its axes are not finite."""
+    image = sitk.GetImageFromArray(np.random.default_rng(0).uniform(0, 9, (12, 12, 12)).astype(np.float32))
+    sitk.WriteImage(image, str(tmp_path / f"scan{'.nii' if suffix == '.nii' else '.img'}"))
+    header = tmp_path / f"scan{suffix}"
+    content = bytearray(header.read_bytes())
+    content[1] = 128
+    content[312:316] = np.float32("-inf").tobytes()
+    header.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        read_volume(tmp_path / ("scan.nii" if suffix == ".nii" else "scan.img"))

@@ -179,7 +179,11 @@ class _NiftiHeader(FileHeader):
 
 
 def _read_nifti(path: Path) -> _NiftiHeader | None:
-    """The header of a NIfTI file, None for any other file."""
+    """The header of a NIfTI file, None for any other file.
+
+    Raises:
+        UserError: it is one, and damaged at its beginning.
+    """
     header_path = _sibling(path, ".hdr") if path.name.lower().endswith((".img", ".img.gz")) else path
     try:
         with _open(header_path) as file:
@@ -195,6 +199,9 @@ def _read_nifti(path: Path) -> _NiftiHeader | None:
             }
             # Without these letters it is an Analyze file, which has none of the fields.
             return _NiftiHeader(path, byte_order, **fields) if fields["magic"][0][:2] in (b"n+", b"ni") else None
+    # ITK reads it even where the header's own size is wrong, and computes for ever where its axes are not finite.
+    if raw[344:347] in (b"n+1", b"ni1") or raw[4:7] in (b"n+2", b"ni2"):
+        raise damaged(path.name)
     return None
 
 
