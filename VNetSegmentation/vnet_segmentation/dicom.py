@@ -236,14 +236,16 @@ def _damaged_files(series: Series) -> list[str]:
     Recognised by the series' UID and by its SOP class, which a report that refers to the series does not have.
     """
     known = {Path(file).name for file in series.files}
-    sop_class = _tag(_read_header(series.files[0]), SOP_CLASS).encode("utf-8", "surrogateescape")
+    sop_class, uid = (
+        text.encode("utf-8", "surrogateescape") for text in (_tag(_read_header(series.files[0]), SOP_CLASS), series.uid)
+    )
     damaged = []
     for path in Path(series.files[0]).parent.iterdir():
         if path.name not in known and path.is_file():
             with open(path, "rb") as file:
                 start = file.read(1 << 16)
             # The SOP class is the second or third element after the preamble and the letters DICM.
-            if start[128:132] == b"DICM" and sop_class in start[:256] and series.uid.encode("utf-8", "surrogateescape") in start:
+            if start[128:132] == b"DICM" and sop_class in start[:256] and uid in start:
                 damaged.append(path.name)
     return damaged
 
