@@ -141,13 +141,20 @@ def _picture(desktop: Desktop, folder: Path, ui: Any, name: str, height: int) ->
     tabs = unwrap(ui.tabs)
     tabs.window().resize(460, height)
     desktop.run_for(0.3)
-    # Folders as a user might have them, not this run's. Nothing hears of the change.
-    for widget in [*tabs.findChildren(QtWidgets.QLineEdit), *tabs.findChildren(QtWidgets.QLabel)]:
-        if str(folder) in widget.text():
-            widget.blockSignals(True)
-            widget.setText(widget.text().replace(str(folder), "/data"))
-            widget.blockSignals(False)
+    # Folders as a user might have them, not this run's: for the picture only, and nothing hears of it.
+    shown = [*tabs.findChildren(QtWidgets.QLineEdit), *tabs.findChildren(QtWidgets.QLabel)]
+    texts = {widget: widget.text() for widget in shown if str(folder) in widget.text()}
+    for widget, text in texts.items():
+        _set_silently(widget, text.replace(str(folder), "/data"))
     tabs.grab().save(str(PICTURES / f"{name}.png"))
+    for widget, text in texts.items():
+        _set_silently(widget, text)
+
+
+def _set_silently(widget: Any, text: str) -> None:
+    widget.blockSignals(True)
+    widget.setText(text)
+    widget.blockSignals(False)
 
 
 if __name__ == "__main__":

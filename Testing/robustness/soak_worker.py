@@ -27,10 +27,11 @@ from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from vnet_segmentation.volume_exchange import write_exchange
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
+# Fields as large as the network's: the gland is not searched for, which takes up to a minute.
 GRIDS = (
-    PhantomGrid(size=(256, 256, 24), spacing_mm=(0.7, 0.7, 3.3)),
-    PhantomGrid(size=(384, 384, 20), spacing_mm=(0.5, 0.5, 3.0)),
-    PhantomGrid(size=(128, 128, 32), spacing_mm=(1.3, 1.3, 2.2)),
+    PhantomGrid(size=(192, 192, 28), spacing_mm=(0.65, 0.65, 3.3)),
+    PhantomGrid(size=(256, 256, 30), spacing_mm=(0.5, 0.5, 3.0)),
+    PhantomGrid(size=(96, 96, 40), spacing_mm=(1.3, 1.3, 2.2)),
 )
 
 

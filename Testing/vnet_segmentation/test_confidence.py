@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vnet_segmentation.confidence import LEVELS, agreement, confidence_report
+from vnet_segmentation.confidence import LEVELS, agreement, confidence_report, expected_dice
 
 
 def test_agreement_is_the_dice_of_the_two_masks():
@@ -21,11 +21,36 @@ def test_nothing_found_is_no_confidence():
     assert confidence_report(torch.zeros(3), torch.zeros(3), 0.5) == {"value": 0.0, "level": "low"}
 
 
+def test_expected_dice_is_that_of_masks_drawn_from_the_probability():
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(200_000, generator=generator) ** 3
+    drawn = (torch.rand(200_000, generator=generator) < probability).float()
+    dice = 2 * (probability * drawn).sum() / ((probability**2).sum() + drawn.sum())
+    assert expected_dice(probability) == pytest.approx(dice.item(), abs=0.005)
+    assert expected_dice((probability > 0.5).float()) == 1
+    assert expected_dice(torch.zeros(4)) == 0
+
+
+def test_value_is_the_mean_of_agreement_and_expected_dice():
+    first, second = torch.zeros(100), torch.zeros(100)
+    first[:50], second[10:60] = 0.8, 0.8
+    # 40 voxels in common of 50 and 50; the mean has 40 voxels of 0.8 and 20 of 0.4: sums of 40, of squares 28.8.
+    expected = (0.8 + 2 * 28.8 / (28.8 + 40)) / 2
+    assert confidence_report(first, second, 0.5) == {"value": round(expected, 3), "level": "low"}
+
+
 @pytest.mark.parametrize(("name", "least"), LEVELS)
 def test_levels_begin_at_their_limit(name, least):
-    n = 1000
-    first, second = torch.zeros(2 * n), torch.zeros(2 * n)
-    first[:n] = 1
-    overlap = round(least * n)
-    second[n - overlap : 2 * n - overlap] = 1
-    assert confidence_report(first, second, 0.5) == {"value": least, "level": name}
+    # Where both looks are certain and share all but a part, both terms can be written down.
+    n = 100_000
+    first = torch.ones(n)
+    for value, is_reached in ((least + 0.002, True), (least - 0.002, False)):
+        if not 0 <= value <= 1:
+            continue
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            share = (low + high) / 2
+            second = (torch.arange(n) < share * n).float()
+            low, high = (share, high) if confidence_report(first, second, 0.5)["value"] < value else (low, share)
+        second = (torch.arange(n) < high * n).float()
+        assert (confidence_report(first, second, 0.5)["level"] == name) == is_reached

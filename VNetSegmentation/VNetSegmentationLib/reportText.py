@@ -40,9 +40,9 @@ def confidenceText(report: dict | None) -> str:
         return _("not known: the mask is not from this session")
     confidence = report["confidence"]
     advice = {
-        "high": _("Two looks of the model agree. Still check base and apex."),
-        "medium": _("Two looks of the model differ somewhat. Check the outline."),
-        "low": _("Two looks of the model differ. Look at every slice."),
+        "high": _("The model is sure of the outline. Still check base and apex."),
+        "medium": _("The model is less sure. Check the outline."),
+        "low": _("The model is not sure. Look at every slice."),
     }[confidence["level"]]
     return f"{_LEVELS[confidence['level']]} ({confidence['value']:.2f}). {advice}"
 

@@ -1,4 +1,4 @@
-"""How sure a result is: how well two looks of the network at the same gland agree."""
+"""How sure a result is: how well two looks of the network at the same gland agree, and how sharp their mean is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-LEVELS = (("high", 0.93), ("medium", 0.88), ("low", 0.0))
-"""Names of the levels, each with the smallest value that has it."""
+LEVELS = (("high", 0.915), ("medium", 0.88), ("low", 0.0))
+"""Names of the levels, each with the smallest value that has it. The first leaves a tenth of the masks with a Dice
+under 0.85 and seven tenths of the better ones, measured on 104 scans of 8 cases; see README.md."""
 
 
 def agreement(first: Tensor, second: Tensor, threshold: float) -> float:
@@ -21,8 +22,24 @@ def agreement(first: Tensor, second: Tensor, threshold: float) -> float:
     return 2 * int((a & b).sum()) / total if total else 0.0
 
 
+def expected_dice(probability: Tensor) -> float:
+    """The Dice coefficient of a probability with masks that are drawn from it voxel by voxel, in [0, 1].
+
+    D of the V-Net paper (section 3) with sum(p g) and sum(g^2) replaced by their means over such masks, sum(p^2) and
+    sum(p): 1 where every voxel is certain; 0 where nothing was found.
+    """
+    p = probability.float()
+    squares, total = float((p * p).sum()), float(p.sum())
+    return 2 * squares / (squares + total) if total else 0.0
+
+
 def confidence_report(first: Tensor, second: Tensor, threshold: float) -> dict[str, Any]:
-    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}."""
-    value = agreement(first, second, threshold)
+    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}.
+
+    The value is the mean of the looks' agreement and the expected Dice of their mean: together they rank results better
+    than either does.
+    """
+    agreed = agreement(first, second, threshold)
+    value = (agreed + expected_dice((first + second) / 2)) / 2 if agreed else 0.0
     level = next(name for name, least in LEVELS if value >= least)
     return {"value": round(value, 3), "level": level}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vnet_segmentation.bundle import load_bundle
-from vnet_segmentation.confidence import LEVELS, agreement, confidence_report
+from vnet_segmentation.confidence import agreement, confidence_report
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
@@ -37,9 +37,9 @@ _SECOND_LOOK_SHIFT = (8, 8, 6)
 the first even where both are wrong."""
 _SMALLEST_GLAND_ML, _LARGEST_GLAND_ML = 10.0, 350.0
 """Beyond either a person is told; less than the first is looked for elsewhere, too."""
-_CONVINCING = dict(LEVELS)["medium"]
-"""Where there is no gland, the model may take something else for one, of up to about 60 ml, but two looks at it seldom
-agree so well; if they do not, the gland is looked for elsewhere."""
+_CONVINCING = 0.88
+"""Of the agreement. Where there is no gland, the model may take something else for one, of up to about 60 ml, but two
+looks at it seldom agree so well; if they do not, the gland is looked for elsewhere."""
 _MAX_SEARCH_LOOKS, _MAX_CANDIDATES = 64, 6
 """About a minute on two cores."""
 _SAME_GLAND_MM = 20.0
