@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from untrained_model import save_untrained_model
 
-from vnet_segmentation.bundle import save_bundle
-from vnet_segmentation.network import VNet
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.preprocessing import Preprocessing
 
 SCRIPT = Path(__file__).resolve().parents[2] / "VNetSegmentation" / "Scripts" / "train.py"
 
@@ -31,17 +29,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """An untrained, tiny model."""
-    description = {
-        "name": "base",
-        "title": "Base",
-        "preprocessing": Preprocessing(spacing_mm=(3.0, 3.0, 4.5), size=(48, 48, 48)).as_dict(),
-        "labels": ["background", "prostate"],
-        "training": {},
-        "metrics": {},
-        "parent": None,
-    }
-    save_bundle(tmp_path / "base", VNet("monai", 1, "instance"), description, quantise=False)
-    return tmp_path / "base"
+    return save_untrained_model(tmp_path / "base")
 
 
 def test_without_arguments_the_usage_is_shown(slicer):

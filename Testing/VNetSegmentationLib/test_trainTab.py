@@ -9,12 +9,9 @@ import signal
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
+from untrained_model import save_untrained_model
 
-from vnet_segmentation.bundle import save_bundle
-from vnet_segmentation.network import VNet
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.preprocessing import Preprocessing
 
 GRID = PhantomGrid(size=(80, 80, 20), spacing_mm=(1.2, 1.2, 3.6))
 
@@ -24,17 +21,7 @@ def models(tmp_path, monkeypatch):
     """The user's models: one, tiny and untrained."""
     folder = tmp_path / "models"
     monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
-    torch.manual_seed(0)
-    description = {
-        "name": "tiny",
-        "title": "For tests",
-        "preprocessing": Preprocessing(spacing_mm=(3.0, 3.0, 4.5), size=(48, 48, 48)).as_dict(),
-        "labels": ["background", "prostate"],
-        "training": {},
-        "metrics": {},
-        "parent": None,
-    }
-    save_bundle(folder / "tiny", VNet("monai", 1, "instance"), description, quantise=False)
+    save_untrained_model(folder / "tiny")
     return folder
 
 

@@ -8,29 +8,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from untrained_model import save_untrained_model
 
-from vnet_segmentation.bundle import save_bundle
 from vnet_segmentation.inference import Predictor
-from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 
 
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """Bundle of an untrained network of width 1 that sees 64 x 64 x 72 mm."""
-    folder = tmp_path / "models" / "tiny"
-    torch.manual_seed(0)
-    description = {
-        "name": "tiny",
-        "title": "For tests",
-        "preprocessing": Preprocessing(size=(64, 64, 48)).as_dict(),
-        "labels": ["background", "prostate"],
-        "training": {},
-        "metrics": {},
-        "parent": None,
-    }
-    save_bundle(folder, VNet("paper", 1, "instance"), description, quantise=False)
-    return folder
+    return save_untrained_model(tmp_path / "models" / "tiny", "paper", preprocessing=Preprocessing(size=(64, 64, 48)))
 
 
 @pytest.fixture

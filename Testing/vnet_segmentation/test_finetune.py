@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
+from untrained_model import save_untrained_model
 
 from vnet_segmentation import cli, train_model
-from vnet_segmentation.bundle import read_description, save_bundle
+from vnet_segmentation.bundle import read_description
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.improvement import BETTER
-from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.train_model import TrainingResult
@@ -37,18 +36,7 @@ COARSE = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16))
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """An untrained model."""
-    torch.manual_seed(1)
-    description: dict[str, Any] = {
-        "name": "base",
-        "title": "Base",
-        "preprocessing": COARSE.as_dict(),
-        "labels": ["background", "prostate"],
-        "training": {},
-        "metrics": {},
-        "parent": None,
-    }
-    save_bundle(tmp_path / "base", VNet("monai", 2, "instance"), description, quantise=False)
-    return tmp_path / "base"
+    return save_untrained_model(tmp_path / "base", width=2, preprocessing=COARSE)
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 import SimpleITK as sitk
-import torch
+from untrained_model import save_untrained_model
 
 from vnet_segmentation import train_model
-from vnet_segmentation.bundle import save_bundle
 from vnet_segmentation.errors import Cancelled, UserError
 from vnet_segmentation.model_files import export_model, import_model
-from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.training_commands import training_commands, unfinished_trainings
@@ -44,17 +42,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
     recipe = replace(load_recipe("finetune"), synthetic_probability=0.0, small_crop_until=0.0, iterations=3)
     monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
-    torch.manual_seed(1)
-    description: dict[str, Any] = {
-        "name": "tiny",
-        "title": "For tests",
-        "preprocessing": Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)).as_dict(),
-        "labels": ["background", "prostate"],
-        "training": {},
-        "metrics": {},
-        "parent": None,
-    }
-    save_bundle(folder / "tiny", VNet("monai", 1, "instance"), description, quantise=False)
+    save_untrained_model(folder / "tiny", preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)))
     return folder
 
 
