@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.util
 import json
 import re
@@ -18,7 +19,7 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
-    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders"},
+    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders", "worker_protocol"},
     {
         "network",
         "loss",
@@ -30,6 +31,9 @@ _LAYERS = (
         "phantom",
         "confidence",
         "masks",
+        "quantisation",
+        "model_card",
+        "dice_histogram",
     },
     {
         "device",
@@ -42,12 +46,16 @@ _LAYERS = (
         "mask_files",
         "picture",
         "dataset",
+        "dataset_splits",
         "bundle",
     },
     {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},
     {"augmentation", "training", "model_files"},
     {"scan_job", "batch", "demo", "train_model", "training_folder"},
-    {"cluster", "crossvalidation", "worker", "worker_commands", "training_commands", "training_preview"},
+    {"cluster", "crossvalidation", "training_preview"},
+    {"model_commands", "training_commands"},
+    {"worker_commands"},
+    {"worker"},
     {"cli", "__main__"},
 )
 
@@ -60,6 +68,16 @@ def _imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return names
+
+
+def test_no_module_of_the_engine_imports_itself_in_a_circle():
+    names = {path.stem for path in ENGINE.glob("*.py")}
+    imports = {
+        path.stem: {name.split(".")[1] for name in _imported_modules(path) if name.startswith("vnet_segmentation.")}
+        & names
+        for path in ENGINE.glob("*.py")
+    }
+    graphlib.TopologicalSorter(imports).prepare()
 
 
 def test_every_module_of_the_engine_has_a_layer():

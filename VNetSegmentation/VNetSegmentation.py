@@ -1,6 +1,7 @@
 """The four classes by which 3D Slicer knows the module. What they do is in VNetSegmentationLib."""
 
 import os
+import unittest
 
 import slicer
 from slicer.i18n import tr as _
@@ -39,7 +40,7 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
     """The panel."""
 
     def setup(self):
-        from VNetSegmentationLib.dependencies import DependencyInstaller
+        from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
         from VNetSegmentationLib.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -107,5 +108,12 @@ class VNetSegmentationTest(ScriptedLoadableModuleTest):
         from VNetSegmentationLib.selfTest import segmentPhantom
 
         self.delayDisplay(_("Segmenting a synthetic scan"))
-        dice = segmentPhantom(VNetSegmentationLogic())
+        try:
+            dice = segmentPhantom(VNetSegmentationLogic())
+        except unittest.SkipTest as reason:
+            # Reload & Test would show it as an error of the module.
+            if slicer.app.testingEnabled():
+                raise
+            self.delayDisplay(str(reason))
+            return
         self.delayDisplay(_("Test passed: Dice {dice:.2f}").format(dice=dice))

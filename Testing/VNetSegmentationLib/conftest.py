@@ -1,6 +1,10 @@
-"""Volumes of a scene: small, oblique and anisotropic, as real scans are."""
+"""Volumes of a scene, small, oblique and anisotropic, as real scans are; and packages to install."""
 
 from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +61,64 @@ def ball():
         return ((k - centre[0]) ** 2 + (j - centre[1]) ** 2 + (i - centre[2]) ** 2 <= radius**2).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def site_packages(tmp_path, monkeypatch) -> Path:
+    """Folder that is on this Python's path and that pip installs into."""
+    folder = tmp_path / "site packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PIP_TARGET", str(folder))
+    # What is found elsewhere, such as a torch, is no help to this test's packages; nor is a cache.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    return folder
+
+
+@pytest.fixture
+def add_wheel(tmp_path):
+    """Function that puts a wheel of a package with one module where pip finds it."""
+
+    def add(name: str, version: str, module: str = "") -> None:
+        folder = tmp_path / "wheels"
+        folder.mkdir(exist_ok=True)
+        import_name = name.replace("-", "_")
+        info = f"{import_name}-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"{import_name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{import_name}.py", module)
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+
+    return add
+
+
+@pytest.fixture
+def pretend_installed(site_packages):
+    """Function that leaves a package's metadata in the site packages."""
+
+    def pretend(name: str, version: str | None) -> None:
+        info = site_packages / f"{name}-{version or 0}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name}\n" + (f"Version: {version}\n" if version else ""))
+
+    return pretend
+
+
+@pytest.fixture
+def pytorch_extension():
+    """The logic of PyTorch's extension."""
+
+    class Extension:
+        """What PyTorch's extension offers, in the two forms of its last years."""
+
+        @staticmethod
+        def _getPipInstallArguments(
+            forceComputationBackend=None, torchVersionRequirement=None, torchvisionVersion=None
+        ):
+            return ["install", "torch" + (torchVersionRequirement or ""), "torchvision"]
+
+    return Extension

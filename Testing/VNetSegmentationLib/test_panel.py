@@ -24,11 +24,11 @@ def add_scan(desktop, phantom):
     """Function that loads the phantom into the scene, from a file if a folder is given."""
     import slicer
 
-    from VNetSegmentationLib.selfTest import addVolume
+    from VNetSegmentationLib.volumeNodes import addVolume
 
     def add(name: str = "t2_tse_tra", folder: Path | None = None):
         if folder is None:
-            return addVolume(phantom[0], name)
+            return addVolume(phantom[0], name, isScan=True)
         path = folder / f"{name}.nrrd"
         sitk.WriteImage(sitk.Cast(phantom[0], sitk.sitkInt16), str(path))
         return slicer.util.loadVolume(str(path))
@@ -773,12 +773,20 @@ def test_a_script_gets_an_exception_with_the_sentence(desktop, add_scan):
 def test_the_self_test_says_what_is_missing(desktop, monkeypatch):
     import unittest
 
+    import slicer
+
     import VNetSegmentation
     from VNetSegmentationLib import selfTest
 
     monkeypatch.setattr(selfTest, "missingPackages", lambda path: ["torch"])
     with pytest.raises(unittest.SkipTest, match="torch"):
         VNetSegmentation.VNetSegmentationTest().runTest()
+    # Reload & Test, where a person looks.
+    told = []
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
+    monkeypatch.setattr(slicer.util, "showStatusMessage", lambda message, duration=0: told.append(message))
+    VNetSegmentation.VNetSegmentationTest().runTest()
+    assert "torch" in told[-1]
 
 
 def test_the_self_test_segments(desktop):
@@ -789,3 +797,18 @@ def test_the_self_test_segments(desktop):
     VNetSegmentation.VNetSegmentationTest().runTest()
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     VNetSegmentation.VNetSegmentationLogic().client.stop()
+
+
+def test_without_pythonslicer_there_is_a_sentence_and_the_button_stays(panel, add_scan, desktop, monkeypatch, tmp_path):
+    panel.choose(add_scan())
+    panel.widget.logic.client.stop()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for _ in range(2):
+        panel.segment()
+        assert "PythonSlicer was not found" in panel.ui.statusLabel.text
+        assert panel.ui.segmentButton.enabled
+    panel.ui.batchInputPath.currentPath = str(tmp_path)
+    panel.ui.batchOutputPath.currentPath = str(tmp_path / "out")
+    desktop.click(panel.ui.batchRunButton)
+    desktop.wait_until(lambda: panel.ui.batchRunButton.enabled)
+    assert "PythonSlicer was not found" in panel.ui.batchStatusLabel.text

@@ -174,13 +174,6 @@ def test_a_result_that_comes_after_the_cancellation_is_not_wanted(client_of, des
     assert client.pid == pid
 
 
-def test_a_missing_launcher_is_a_sentence(client_of, desktop, monkeypatch):
-    client, outcome = client_of(ECHO), Outcome()
-    monkeypatch.setenv("PATH", "")
-    client.submit(outcome.job)
-    assert "PythonSlicer" in outcome.events[0][1]
-
-
 def test_a_launcher_that_cannot_be_started_is_a_sentence(client_of, desktop, monkeypatch, tmp_path):
     launcher = tmp_path / "broken" / "PythonSlicer"
     launcher.parent.mkdir()
@@ -214,3 +207,23 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.parametrize("launcher", ["absent", "broken"])
+def test_whoever_submits_hears_of_a_failed_start_afterwards(client_of, desktop, monkeypatch, tmp_path, launcher):
+    folder = tmp_path / launcher
+    folder.mkdir()
+    if launcher == "broken":
+        (folder / "PythonSlicer").write_text("no program")
+        (folder / "PythonSlicer").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    client, outcomes = client_of(""), [Outcome(), Outcome()]
+    for outcome in outcomes:
+        client.submit(outcome.job)
+        assert not outcome.ended
+    desktop.wait_until(lambda: all(outcome.ended for outcome in outcomes))
+    assert [event[0] for outcome in outcomes for event in outcome.events] == ["error", "error"]
+    # A script has no event loop.
+    waiting = Outcome()
+    client.wait(client.submit(waiting.job))
+    assert "PythonSlicer" in waiting.events[0][1]

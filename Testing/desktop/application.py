@@ -42,15 +42,11 @@ class Application:
         self.qt_application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
         self.qt_application.setOrganizationName("NA-MIC")
         self.qt_application.setApplicationName("Slicer")
-        self.applicationLogicObject: Any = None
         self.majorVersion, self.minorVersion, self.revision = 5, 13, "0"
         self.aboutToQuit = wrap(self.qt_application).aboutToQuit
 
     def processEvents(self) -> None:
         self.qt_application.processEvents()
-
-    def applicationLogic(self) -> Any:
-        return self.applicationLogicObject
 
     def startupEnvironment(self) -> Any:
         return QtCore.QProcessEnvironment.systemEnvironment()
@@ -60,6 +56,8 @@ class Application:
 
     def layoutManager(self) -> Any:
         """Knows the views by name; there are none behind the names. None without a main window."""
+        if slicer.util.mainWindow() is None:
+            return None
         return types.SimpleNamespace(sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS))
 
     def userSettings(self) -> Wrapper:
@@ -91,7 +89,6 @@ def _install_scene() -> None:
     scene = slicer.vtkMRMLScene()
     logic = slicer.vtkSlicerApplicationLogic()
     logic.SetMRMLScene(scene)
-    slicer.app.applicationLogicObject = logic
     slicer.mrmlScene = scene
     slicer.modules = types.SimpleNamespace()
     colours = slicer.vtkMRMLColorLogic()

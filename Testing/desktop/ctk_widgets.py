@@ -106,10 +106,6 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     def _set_filters(self, filters):
         self._filters = filters
 
-    def addCurrentPathToHistory(self):
-        """Keeps the path for the list."""
-        self._combo.insertItem(0, self._combo.currentText())
-
     currentPath = Property(str, _get_path, _set_path, notify=currentPathChanged)
     filters = Property(int, _get_filters, _set_filters)
 

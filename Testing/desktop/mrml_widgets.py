@@ -90,10 +90,6 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         """Chooses a node by its ID; an empty one clears the choice."""
         self.setCurrentNode(self._scene.GetNodeByID(node_id) if self._scene and node_id else None)
 
-    def nodeCount(self):
-        """How many nodes can be chosen."""
-        return len(self._nodes())
-
     def _nodes(self):
         found = []
         for index in range(self._scene.GetNumberOfNodes() if self._scene else 0):

@@ -28,17 +28,6 @@ class WithinRange:
             raise ValueError(f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
 
 
-class Choice:
-    """One of some values."""
-
-    def __init__(self, choices: list[Any]) -> None:
-        self.choices = choices
-
-    def validate(self, value: Any) -> None:
-        if value not in self.choices:
-            raise ValueError(f"Value is {value}, but must be in one of the following: {self.choices}")
-
-
 class Default:
     """A default value in an annotation."""
 

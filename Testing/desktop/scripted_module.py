@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import unittest
 
 import slicer
 
@@ -24,9 +25,6 @@ class ScriptedLoadableModule:
 
     def resourcePath(self, name):
         return os.path.join(os.path.dirname(self.parent.path), "Resources", name)
-
-    def getDefaultModuleDocumentationLink(self, docPage=None):
-        return ""
 
     def runTest(self, msec=100, **keywords):
         module = importlib.import_module(self.__module__)
@@ -84,17 +82,15 @@ class ScriptedLoadableModuleLogic:
         return node
 
 
-class ScriptedLoadableModuleTest:
+class ScriptedLoadableModuleTest(unittest.TestCase):
     """A module's self test."""
 
     def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
         self.messageDelay = 0
 
     def delayDisplay(self, message, requestedDelay=None, msec=None):
         slicer.util.showStatusMessage(message)
-
-    def setUp(self):
-        pass
 
     def runTest(self):
         pass

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import LEFTOVER_AGE_S, atomic_path, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -43,3 +46,19 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="Cannot write") as caught:
         write()
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
+    old, young, folder = (temporary_beside(tmp_path / name) for name in ("old.nrrd", "young.nrrd", "model"))
+    folder.mkdir()
+    kept = [tmp_path / name for name in ("mask.nrrd", ".hidden", ".0123-mask.nrrd", ".mask.0123456789ab-before")]
+    for path in (old, young, folder / "weights", *kept):
+        path.write_text("half")
+    before = time.time() - LEFTOVER_AGE_S - 1
+    for path in (old, folder, *kept):
+        os.utime(path, (before, before))
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([young, *kept])
+    remove_leftovers(tmp_path, older_than_s=0)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(segmenter, scans, tm
         "failed",
         "skipped",
     ]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    half = output / "größer" / ".0123456789ab-b_prostate.nii.gz"
+    half.parent.mkdir(parents=True)
+    half.write_text("half")
+    os.utime(half, (0, 0))
+    run_batch(segmenter, [scans], output, BatchOptions())
+    assert not half.exists()
 
 
 def test_overwrite_segments_again(segmenter, scans, tmp_path):

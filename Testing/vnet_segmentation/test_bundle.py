@@ -233,7 +233,7 @@ def test_a_failed_replacement_leaves_the_former_bundle(bundle: Path, monkeypatch
     rename = os.rename
 
     def fails_for_the_new_one(source: Path, target: Path) -> None:
-        if source.name.endswith("-new"):
+        if source.name.startswith(".") and not source.name.endswith("-before"):
             raise OSError(28, "No space left on device")
         rename(source, target)
 

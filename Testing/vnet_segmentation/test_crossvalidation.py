@@ -10,8 +10,9 @@ import SimpleITK as sitk
 
 from vnet_segmentation import cli, crossvalidation
 from vnet_segmentation.bundle import read_description
-from vnet_segmentation.crossvalidation import cross_validate, write_histogram
+from vnet_segmentation.crossvalidation import cross_validate
 from vnet_segmentation.device import Device
+from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.training_plan import TrainingOptions
@@ -144,3 +145,19 @@ def test_the_command(data, tmp_path, capsys):
     assert cli.run(with_sites) == ExitCode.BAD_INPUT
     assert "two sites" in capsys.readouterr().err
     assert cli.run(["crossvalidate", str(tmp_path / "missing"), "-o", str(tmp_path / "out2")]) == ExitCode.BAD_INPUT
+
+
+def test_masks_with_several_labels_are_trained_on_and_measured_by_the_one_that_is_named(data, tmp_path, capsys):
+    for file in data.glob("*_segmentation.nrrd"):
+        mask = sitk.ReadImage(str(file))
+        # A second structure, in a corner of every mask.
+        mask[0:3, 0:3, 0:3] = 2
+        sitk.WriteImage(mask, str(file))
+    arguments = ["crossvalidate", str(data), "-o", str(tmp_path / "out"), "--folds", "2", "--preset", "paper"]
+    arguments += ["--layout", "monai", "--width", "1", "--iterations", "1", "--device", "cpu"]
+    assert cli.run([*arguments, "--label", "1"]) == 0
+    evaluate = ["evaluate", str(data), "--results", str(tmp_path / "out" / "masks")]
+    capsys.readouterr()
+    assert cli.run(evaluate) == ExitCode.BAD_INPUT
+    assert "--label" in capsys.readouterr().err
+    assert cli.run([*evaluate, "--label", "1"]) == 0

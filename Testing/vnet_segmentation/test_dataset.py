@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.dataset import Case, check_case, check_cases, find_cases, folds, split_by_site
+from vnet_segmentation.dataset import Case, check_cases, find_cases
+from vnet_segmentation.dataset_splits import folds, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 
 SIZE = (20, 24, 12)
@@ -56,7 +57,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def sentences(case: Case) -> list[str]:
-    problems = check_case(case)
+    problems = check_cases([case])
     assert {problem.case for problem in problems} <= {case.name}
     return [problem.sentence for problem in problems]
 
@@ -268,7 +269,7 @@ def test_image_of_several_channels(case: Case) -> None:
 
 
 def test_image_and_mask_exchanged_are_two_problems(case: Case) -> None:
-    problems = check_case(Case("Case00", case.mask, case.image))
+    problems = check_cases([Case("Case00", case.mask, case.image)])
     assert [problem.file for problem in problems] == [case.mask, case.image]
 
 

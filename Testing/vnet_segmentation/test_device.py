@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from vnet_segmentation import device as device_module
-from vnet_segmentation.device import PRECISIONS, Device, choose_device, is_out_of_memory, set_cpu_threads
+from vnet_segmentation.device import PRECISIONS, Device, choose_device, is_out_of_memory, list_gpus, set_cpu_threads
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -104,6 +104,21 @@ def test_mps_is_taken_by_name_after_a_convolution_has_run_on_it(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
     with pytest.raises(UserError, match="Conv3D is not supported"):
         choose_device("mps")
+
+
+def test_gpus_are_offered_but_no_apple_gpu_that_cannot_convolve(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H200")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    assert list_gpus() == {"cuda:0": "H200", "mps": "Apple GPU"}
+
+    def fail(*tensors):
+        raise NotImplementedError("Conv3D is not supported on MPS")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
+    assert list_gpus() == {"cuda:0": "H200"}
 
 
 def test_autocast_computes_in_the_precision():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 from vnet_segmentation import dicom
 from vnet_segmentation.dicom import find_series, read_series
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.scans import find_scans
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -203,4 +205,54 @@ def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_p
         content[at : at + 2] = b"U}"
     file.write_bytes(content)
     with pytest.raises(UserError, match=rf"{file.name} is damaged"):
+        read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("t2_tse_tra", True),
+        ("AX T2 FRFSE", True),
+        ("patient1_t2", True),
+        ("subject12_T2w", True),
+        ("T2_section", True),
+        ("ADC", False),
+        ("t2 adc", False),
+        ("ep2d_diff_b1000", False),
+        ("t1_vibe", False),
+        ("CT", False),
+        ("ct_pelvis", False),
+        ("T2 map", None),
+        ("T2* axial", None),
+        ("Case00", None),
+    ],
+)
+def test_words_of_a_name_tell_a_t2_scan(name, expected):
+    assert dicom.names_t2(name) is expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_folder_is_a_sentence_and_no_wait(tmp_path):
+    write_series(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a file"):
+        read_series(tmp_path)
+    assert find_scans(tmp_path) == [tmp_path]
+
+
+def test_a_link_to_nothing_in_the_folder_is_a_sentence(tmp_path):
+    write_series(tmp_path)
+    (tmp_path / "old").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="old is not a file"):
+        read_series(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
+    write_series(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(dicom, "_would_fill_memory", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
         read_series(tmp_path)

@@ -40,9 +40,11 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's models: "mine"."""
     folder = tmp_path / "own"
     make_model(folder / "mine")
+    monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
     return folder
 
 
@@ -65,7 +67,7 @@ def test_bundled_models_are_found_in_each_kind_of_installation(tmp_path: Path, p
 
 
 def test_list_has_bundled_models_first_and_each_group_by_name(bundled: Path, own: Path) -> None:
-    models = list_models(own)
+    models = list_models()
     assert [(m.name, m.bundled, m.title, m.problem) for m in models] == [
         ("alpha", True, "Title of alpha", None),
         ("beta", True, "Title of beta", None),
@@ -78,7 +80,7 @@ def test_damaged_models_are_listed_with_their_problem(bundled: Path, own: Path) 
     (bundled / "alpha" / "weights.safetensors").write_bytes(b"damaged")
     (bundled / "beta" / "model.json").unlink()
     (own / "nothing").mkdir()
-    by_name = {model.name: model for model in list_models(own)}
+    by_name = {model.name: model for model in list_models()}
     assert "SHA-256" in (by_name["alpha"].problem or "")
     assert by_name["alpha"].title == "Title of alpha"
     assert "model.json is missing" in (by_name["beta"].problem or "")
@@ -88,31 +90,32 @@ def test_damaged_models_are_listed_with_their_problem(bundled: Path, own: Path) 
 
 
 def test_bundles_being_written_and_caches_are_no_models(bundled: Path, own: Path) -> None:
-    (own / ".0123456789ab-new").mkdir()
+    (own / ".0123456789ab-mine").mkdir()
     (bundled / "__pycache__").mkdir()
-    assert [model.name for model in list_models(own)] == ["alpha", "beta", "mine"]
+    assert [model.name for model in list_models()] == ["alpha", "beta", "mine"]
 
 
 def test_no_models_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_library, "bundled_models_folder", lambda: None)
-    assert list_models(tmp_path / "none") == []
+    monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(tmp_path / "none"))
+    assert list_models() == []
     with pytest.raises(UserError, match="No model came with this installation") as raised:
-        find_model(None, tmp_path / "none")
+        find_model(None)
     assert raised.value.exit_code == ExitCode.BAD_MODEL
 
 
 def test_find_by_name(bundled: Path, own: Path) -> None:
-    assert find_model("alpha", own) == bundled / "alpha"
-    assert find_model("mine", own) == own / "mine"
+    assert find_model("alpha") == bundled / "alpha"
+    assert find_model("mine") == own / "mine"
 
 
 def test_default_is_the_one_that_the_bundled_folder_names(bundled: Path, own: Path) -> None:
-    assert find_model(None, own) == bundled / "beta"
+    assert find_model(None) == bundled / "beta"
 
 
 def test_find_by_folder(bundled: Path, own: Path, tmp_path: Path) -> None:
     elsewhere = make_model(tmp_path / "elsewhere" / "model")
-    assert find_model(str(elsewhere), own) == elsewhere
+    assert find_model(str(elsewhere)) == elsewhere
 
 
 def test_a_name_goes_before_a_folder_of_the_same_name_here(
@@ -120,29 +123,26 @@ def test_a_name_goes_before_a_folder_of_the_same_name_here(
 ) -> None:
     (tmp_path / "here" / "alpha").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    assert find_model("alpha", own) == bundled / "alpha"
-    assert find_model("./alpha", own).resolve() == tmp_path / "here" / "alpha"
+    assert find_model("alpha") == bundled / "alpha"
+    assert find_model("./alpha").resolve() == tmp_path / "here" / "alpha"
 
 
 def test_unknown_name_lists_the_known_ones(bundled: Path, own: Path) -> None:
     with pytest.raises(UserError, match=r"no model gamma\. Known models: alpha, beta, mine\.") as raised:
-        find_model("gamma", own)
+        find_model("gamma")
     assert raised.value.exit_code == ExitCode.BAD_MODEL
 
 
 def test_a_name_that_two_models_have_is_refused(bundled: Path, own: Path) -> None:
     make_model(own / "alpha")
     with pytest.raises(UserError, match="Two models are called alpha") as raised:
-        find_model("alpha", own)
+        find_model("alpha")
     assert raised.value.exit_code == ExitCode.BAD_MODEL
-    assert find_model(str(own / "alpha"), own) == own / "alpha"
+    assert find_model(str(own / "alpha")) == own / "alpha"
 
 
-def test_the_variable_names_the_users_folder(bundled: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(own))
+def test_the_variable_names_the_users_folder(own: Path) -> None:
     assert user_models_folder() == own
-    assert [model.name for model in list_models()] == ["alpha", "beta", "mine"]
-    assert find_model("mine") == own / "mine"
 
 
 @pytest.mark.parametrize(

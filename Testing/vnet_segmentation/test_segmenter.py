@@ -156,7 +156,8 @@ def test_an_empty_scan_is_searched_as_far_as_there_is_time(
     monkeypatch.setattr(Predictor, "probability", nothing)
     told = []
     scan, _ = bright_ball(size=size, spacing_mm=spacing_mm)
-    assert segmenter.segment(scan, progress=lambda fraction, sentence: told.append(fraction)).is_empty
+    result = segmenter.segment(scan, progress=lambda fraction, sentence: told.append(fraction))
+    assert result.report["volume_ml"] == 0
     assert len(looks) == n_looks
     assert told == sorted(told)
 
@@ -214,7 +215,7 @@ def test_an_empty_result_stays_empty_and_is_warned_of(segmenter, bright_ball):
     scan, _ = bright_ball(brightness=100)
     scan = sitk.DiscreteGaussian(scan, 30.0) * 0 + 5
     result = segmenter.segment(scan)
-    assert result.is_empty
+    assert result.report["volume_ml"] == 0
     assert not sitk.GetArrayViewFromImage(result.mask).any()
     assert result.report["confidence"] == {"value": 0.0, "level": "low"}
     assert "No prostate was found" in result.report["warnings"][0]

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation import bundle, cli, train_model, training_plan
+from vnet_segmentation import cli, train_model
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.deformation import DeformationSettings
@@ -235,10 +235,6 @@ def test_options_that_cannot_work_are_refused_at_once(
     assert sentence in str(error)
     assert error.exit_code == ExitCode.USAGE
     assert not model.parent.exists()
-
-
-def test_the_largest_width_is_the_one_that_a_bundle_may_have() -> None:
-    assert training_plan._MAX_WIDTH == bundle._MAX_WIDTH
 
 
 def test_an_existing_folder_is_not_replaced(data: Path, model: Path, train: Training) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.volume_exchange import read_exchange, write_exchange
 
 
@@ -41,5 +41,6 @@ def test_a_missing_or_damaged_file_is_a_sentence(tmp_path, content):
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="Cannot write"):
+    with pytest.raises(UserError, match="Cannot write") as caught:
         write_exchange(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "missing" / "scan.npy")
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE

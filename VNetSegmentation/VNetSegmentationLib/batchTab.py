@@ -13,6 +13,8 @@ from VNetSegmentationLib.wrappedText import showWrapped
 
 _STATUS = {"done": _("done"), "empty": _("no prostate found"), "skipped": _("was there already"), "failed": _("failed")}
 
+_CANCEL_GRACE_MS = 5000
+
 
 class BatchTab:
     """Runs the engine's batch in the worker and shows its table as it grows.
@@ -145,7 +147,8 @@ class BatchTab:
 
     def _cancel(self) -> None:
         self._ui.batchStatusLabel.text = _("Stopping")
-        self._worker.client.cancel(self._job)
+        # Longer than a look of the network takes: what is being written is finished, not cut off.
+        self._worker.client.cancel(self._job, _CANCEL_GRACE_MS)
 
     def _finish(self, result: dict) -> None:
         counts = [

@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 from vnet_segmentation.metrics import compare
 from VNetSegmentationLib import reportText
 from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
-from VNetSegmentationLib.settings import choose, chosen
+from VNetSegmentationLib.segmentChoice import SegmentChoice
 from VNetSegmentationLib.wrappedText import showWrapped
 
 
@@ -17,7 +17,7 @@ class CompareSection:
         self._ui = ui
         self._segment = None
         self._reference = None
-        self._offered = []
+        self._choice = SegmentChoice(ui.referenceSegmentComboBox)
         ui.compareButton.connect("clicked()", self._compare)
         self.show(None)
 
@@ -30,21 +30,10 @@ class CompareSection:
     def update(self, referenceNode) -> None:
         """Offers the segments of the reference, but not the current segment itself."""
         self._reference = referenceNode
-        segmentation = referenceNode.GetSegmentation() if referenceNode else None
-        offered = [
-            (segmentation.GetSegment(segmentId).GetName(), segmentId)
-            for segmentId in (segmentation.GetSegmentIDs() if segmentation else ())
-            if self._segment is None or not self._segment.isIn(referenceNode, segmentId)
-        ]
-        comboBox = self._ui.referenceSegmentComboBox
-        if offered != self._offered:
-            before = chosen(comboBox)
-            self._offered = offered
-            comboBox.clear()
-            for name, segmentId in offered:
-                comboBox.addItem(name, segmentId)
-            choose(comboBox, before)
-        self._ui.compareButton.enabled = bool(offered)
+        self._choice.offer(
+            referenceNode, lambda segmentId: self._segment is None or not self._segment.isIn(referenceNode, segmentId)
+        )
+        self._ui.compareButton.enabled = not self._choice.isEmpty
 
     def _compare(self) -> None:
         if not self._segment.exists:
@@ -54,7 +43,7 @@ class CompareSection:
         if problem:
             showWrapped(self._ui.comparisonLabel, problem)
             return
-        reference = ProstateSegment(self._reference, chosen(self._ui.referenceSegmentComboBox), volume)
+        reference = ProstateSegment(self._reference, self._choice.segmentId, volume)
         with slicer.util.tryWithErrorDisplay(_("The masks could not be compared."), waitCursor=True):
             text = reportText.comparisonText(compare(self._segment.read(), reference.read()))
             showWrapped(self._ui.comparisonLabel, text)

@@ -3,19 +3,16 @@
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import slicer
 
 from vnet_segmentation.errors import ExitCode, UserError
-from VNetSegmentationLib.dependencies import RUN_MODULE, installationAdvice, missingPackages
-
-_REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+from VNetSegmentationLib.dependencies import REQUIREMENTS, RUN_MODULE, installationAdvice, missingPackages
 
 
 def checkPackages() -> None:
     """Raises `UserError` if the engine's packages are not installed."""
-    missing = missingPackages(_REQUIREMENTS)
+    missing = missingPackages(REQUIREMENTS)
     if missing:
         raise UserError(installationAdvice(missing), ExitCode.MISSING_DEPENDENCY)
 

@@ -5,6 +5,18 @@ from slicer.i18n import tr as _
 from VNetSegmentationLib import settings
 
 
+def usableModels(description: dict) -> list[tuple[str, str]]:
+    """Choices of a model, text and value, from the worker's answer to "describe"; the default one's value is empty."""
+    return [
+        (
+            _("{name} (bundled)").format(name=model["name"]) if model["bundled"] else model["name"],
+            "" if model["name"] == description["default_model"] else model["name"],
+        )
+        for model in description["models"]
+        if model["problem"] is None
+    ]
+
+
 class ModelAndDevice:
     """The combo boxes under "Advanced". Until the worker has answered they offer what every computer has."""
 
@@ -25,13 +37,7 @@ class ModelAndDevice:
 
     def show(self, description: dict) -> None:
         """Fills the boxes with the worker's answer to "describe", and keeps the choices if they are there."""
-        models = []
-        for model in description["models"]:
-            if model["problem"] is None:
-                isDefault = model["name"] == description["default_model"]
-                text = _("{name} (bundled)") if model["bundled"] else "{name}"
-                models.append((text.format(name=model["name"]), "" if isDefault else model["name"]))
-        settings.refillChoice(self._model, "Model", models)
+        settings.refillChoice(self._model, "Model", usableModels(description))
         settings.refillChoice(self._device, "Device", self._devices(description["gpus"]))
         automatic = description["automatic_device"]
         self._device.setItemText(0, _("Automatic: {device}").format(device=automatic["name"]))

@@ -17,7 +17,7 @@ class Panel(VTKObservationMixin):
     Args:
         ui: the panel's widgets.
         logic: gives the parameter node and the worker's client.
-        installer: see `dependencies.DependencyInstaller`.
+        installer: see `dependencyInstaller.DependencyInstaller`.
         requirements: path of the file that lists what the worker needs.
     """
 

@@ -5,12 +5,8 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from VNetSegmentationLib.dependencies import (
-    DependencyInstaller,
-    installationAdvice,
-    installationQuestion,
-    missingPackages,
-)
+from VNetSegmentationLib.dependencies import installationAdvice, installationQuestion, missingPackages
+from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
 from VNetSegmentationLib.dialogs import ask
 from VNetSegmentationLib.modelAndDevice import ModelAndDevice
 from VNetSegmentationLib.workerClient import Job, WorkerClient

@@ -60,8 +60,8 @@ def bindNumber(spinBox, name: str) -> None:
     spinBox.connect("valueChanged(int)", lambda value: setSetting(name, str(value)))
 
 
-def chosen(comboBox) -> str:
-    """The value of the chosen item."""
+def chosen(comboBox) -> str | None:
+    """The value of the chosen item; None if there is none."""
     return comboBox.itemData(comboBox.currentIndex)
 
 

@@ -24,7 +24,7 @@ class ShownCase:
         """Shows a scan, and a mask (uint8, 0 and 1, on the scan's grid) if there is one, instead of those before."""
         self._remove()
         title = _("{title}: {name}").format(title=self._title, name=name)
-        volume = addVolume(scan, title)
+        volume = addVolume(scan, title, isScan=False)
         self._nodeIds.append(volume.GetID())
         if mask is not None:
             segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", title)

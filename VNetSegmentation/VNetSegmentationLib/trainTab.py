@@ -1,13 +1,13 @@
 """Training a model on the user's own cases."""
 
-import re
-
 import slicer
 from slicer.i18n import tr as _
 
+from vnet_segmentation.user_folders import MODEL_NAME
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.augmentationPreview import AugmentationPreview
 from VNetSegmentationLib.dialogs import ask
+from VNetSegmentationLib.modelAndDevice import usableModels
 from VNetSegmentationLib.ownModels import OwnModels
 from VNetSegmentationLib.trainingCases import TrainingCases
 from VNetSegmentationLib.trainingEstimate import TrainingEstimate
@@ -24,8 +24,6 @@ _STOP_MS = 4000
 
 FROM_SCRATCH = "-"
 """Value of the choice of no base model; none can have this name."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.training)")
 
 
 class TrainTab:
@@ -74,13 +72,8 @@ class TrainTab:
 
     def show(self, description: dict) -> None:
         """Takes the worker's answer to "describe"."""
-        bases = [
-            (_("{name} (bundled)").format(name=model["name"]) if model["bundled"] else model["name"], model["name"])
-            for model in description["models"]
-            if model["problem"] is None
-        ]
-        bases = [(text, "" if name == description["default_model"] else name) for text, name in bases]
-        settings.refillChoice(self._ui.baseModelComboBox, "BaseModel", [*bases, (_("From scratch"), FROM_SCRATCH)])
+        choices = [*usableModels(description), (_("From scratch"), FROM_SCRATCH)]
+        settings.refillChoice(self._ui.baseModelComboBox, "BaseModel", choices)
         self._models.show(description["models"])
         self._unfinished = description["unfinished_trainings"]
         self.update()
@@ -156,7 +149,7 @@ class TrainTab:
         if problem:
             return problem
         name = self._ui.newModelNameEdit.text.strip()
-        if not _NAME.fullmatch(name):
+        if not MODEL_NAME.fullmatch(name):
             return _("Give the new model a name of at most 64 letters, digits, dots, - and _.")
         if any(model["name"] == name for model in self._models.all):
             return _("There is a model {name} already. Choose another name.").format(name=name)

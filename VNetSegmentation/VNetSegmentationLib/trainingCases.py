@@ -7,7 +7,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.dataset import folds_of_few
+from vnet_segmentation.dataset_splits import folds_of_few
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import check_same_grid
@@ -17,7 +17,8 @@ from vnet_segmentation.user_folders import training_cases_folder
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import tellError
 from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
-from VNetSegmentationLib.settings import choose, chosen
+from VNetSegmentationLib.segmentChoice import SegmentChoice
+from VNetSegmentationLib.settings import chosen
 from VNetSegmentationLib.shownCase import ShownCase
 from VNetSegmentationLib.timers import singleShotTimer
 from VNetSegmentationLib.volumeNodes import imageFromVolume, volumeProblem
@@ -52,7 +53,7 @@ class TrainingCases:
         self._isTraining = False
         self._message = ""
         self._shown = ShownCase(_("Training case"))
-        self._offered = []
+        self._pairSegment = SegmentChoice(ui.pairSegmentComboBox)
         self._reading = singleShotTimer(_TYPING_MS, self.readOnce)
         settings.bindPath(ui.trainingFolderPath, "TrainingFolder", str(training_cases_folder()))
         labels = [(_("The only label"), ""), (_("All labels"), "0")]
@@ -144,8 +145,10 @@ class TrainingCases:
             widget.enabled = idle
         for button in (ui.useForTrainingButton, ui.useForValidationButton, ui.leaveOutButton):
             button.enabled = idle and bool(self._rows)
-        self._offerSegments(parameters.pairSegmentation if parameters else None)
-        ui.addPairButton.enabled = bool(parameters and parameters.pairVolume and self._offered and not isTraining)
+        self._pairSegment.offer(parameters.pairSegmentation if parameters else None)
+        ui.addPairButton.enabled = bool(
+            parameters and parameters.pairVolume and not self._pairSegment.isEmpty and not isTraining
+        )
 
     def readOnce(self) -> None:
         """Reads the folder if it is there, was not read yet or has changed, and nothing need be installed for it."""
@@ -234,7 +237,7 @@ class TrainingCases:
         return [row["name"] for row in self._rows if (LEAVE_OUT if row["problem"] else self._uses[row["name"]]) == use]
 
     def _setUse(self, use: str) -> None:
-        numbers = sorted({index.row() for index in self._ui.trainingCasesTable.selectedIndexes()})
+        numbers = sorted({item.row() for item in self._ui.trainingCasesTable.selectedItems()})
         # What the data set keeps for a test, no model may see.
         tests = [number for number in numbers if self._rows[number]["split"] == "test"]
         for number in numbers:
@@ -265,32 +268,18 @@ class TrainingCases:
         except UserError as error:
             showWrapped(self._ui.trainingCasesStatusLabel, str(error))
 
-    def _offerSegments(self, segmentationNode) -> None:
-        segmentation = segmentationNode.GetSegmentation() if segmentationNode else None
-        offered = [
-            (segmentation.GetSegment(segmentId).GetName(), segmentId)
-            for segmentId in (segmentation.GetSegmentIDs() if segmentation else ())
-        ]
-        if offered != self._offered:
-            comboBox, before = self._ui.pairSegmentComboBox, chosen(self._ui.pairSegmentComboBox)
-            self._offered = offered
-            comboBox.clear()
-            for name, segmentId in offered:
-                comboBox.addItem(name, segmentId)
-            choose(comboBox, before)
-
     def _addPair(self) -> None:
         volume, segmentation = self._parameters.pairVolume, self._parameters.pairSegmentation
-        self._offerSegments(segmentation)
+        self._pairSegment.offer(segmentation)
         try:
             if not self.data:
                 raise UserError(_("Choose the folder for the training cases."))
-            if not self._offered:
+            if self._pairSegment.isEmpty:
                 raise UserError(_("This segmentation has no segment any more. Choose another one."))
             problem = volumeProblem(volume) or segmentationProblem(segmentation, volume)
             if problem:
                 raise UserError(problem)
-            segment = ProstateSegment(segmentation, chosen(self._ui.pairSegmentComboBox), volume)
+            segment = ProstateSegment(segmentation, self._pairSegment.segmentId, volume)
             case = add_case(self.data, imageFromVolume(volume), segment.read())
         except UserError as error:
             showWrapped(self._ui.trainingCasesStatusLabel, str(error))

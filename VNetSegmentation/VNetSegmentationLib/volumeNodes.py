@@ -12,6 +12,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from vnet_segmentation.dicom import names_t2
+
 _MADE_HERE = "VNetSegmentation.Made"
 """Node attribute of volumes that are results."""
 
@@ -62,8 +64,12 @@ def imageFromVolume(volumeNode) -> sitk.Image:
     return image
 
 
-def addVolume(image: sitk.Image, name: str):
-    """Adds an image, 3D, LPS, as a scalar volume that is no scan to segment; returns its node."""
+def addVolume(image: sitk.Image, name: str, isScan: bool):
+    """Adds an image, 3D, LPS, as a scalar volume; returns its node.
+
+    Args:
+        isScan: whether it is offered for segmenting.
+    """
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     lpsToRas = np.diag((-1.0, -1.0, 1.0, 1.0))
     ijkToLps = np.eye(4)
@@ -72,7 +78,8 @@ def addVolume(image: sitk.Image, name: str):
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(lpsToRas @ ijkToLps))
     slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(image))
     node.CreateDefaultDisplayNodes()
-    node.SetAttribute(_MADE_HERE, "case")
+    if not isScan:
+        node.SetAttribute(_MADE_HERE, "case")
     return node
 
 
@@ -106,7 +113,4 @@ def scanFile(volumeNode) -> Path | None:
 
 def _looksLikeT2(volumeNode) -> int:
     """2 for a name of a T2 scan, 0 for one of something else, 1 if the name does not tell."""
-    name = volumeNode.GetName().lower()
-    if any(word in name for word in ("adc", "dwi", "diff", "t1", "dce", "ct")):
-        return 0
-    return 2 if "t2" in name else 1
+    return {True: 2, None: 1, False: 0}[names_t2(volumeNode.GetName())]

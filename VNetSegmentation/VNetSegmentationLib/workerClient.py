@@ -15,9 +15,6 @@ from slicer.i18n import tr as _
 CANCEL_GRACE_MS = 700
 """A request that is still under way so long after it was cancelled is ended together with its process."""
 
-MISSING_DEPENDENCY = 3
-"""Code of the worker's error when torch is not there, see ``vnet_segmentation.errors.ExitCode``."""
-
 _LOG_LINES_IN_ERROR = 3
 
 
@@ -57,17 +54,16 @@ class Job:
 class WorkerClient:
     """The panel's end of a worker process, which is started when it is first needed and again after it ended.
 
-    Every callback comes in the main thread, from Qt's event loop or from `wait`.
+    Every callback comes in the main thread, from Qt's event loop, from `wait` or from `stop`, and never before `submit`
+    has returned: whoever submits can note what is under way afterwards.
 
     Args:
         moduleFolder: folder that holds the package ``vnet_segmentation``.
-        arguments: command-line arguments of the worker.
     """
 
-    def __init__(self, moduleFolder: str, arguments: tuple[str, ...] = ()):
+    def __init__(self, moduleFolder: str):
         self.onLog: Callable[[str], None] = lambda line: None
         """Gets each line that the worker writes to its log."""
-        self._arguments = arguments
         # One object for all processes that are started, one after another: a QProcess must not be deleted by a callback
         # of its own signals.
         self._process = qt.QProcess()
@@ -82,6 +78,8 @@ class WorkerClient:
         self._lastId = 0
         self._output = b""
         self._lastLog = deque(maxlen=_LOG_LINES_IN_ERROR)
+        self._startProblem = None
+        self._refused = []
 
     @property
     def pid(self) -> int | None:
@@ -96,7 +94,7 @@ class WorkerClient:
         """Sends a request; requests are answered one after another."""
         if self._stopping:
             # From a callback of a job that ends with the worker: nobody is there to answer.
-            job.onCancelled()
+            self._refused.append(job)
             return job
         self._lastId += 1
         job.id = self._lastId
@@ -119,6 +117,7 @@ class WorkerClient:
     def wait(self, job: Job) -> None:
         """Blocks until the job has ended; its callbacks come meanwhile. For scripts, which have no event loop."""
         while job.id in self._jobs:
+            self._tellStartProblem()
             # The signals, which call our slots, are emitted from inside.
             self._process.waitForReadyRead(100)
             self._readOutput()
@@ -138,11 +137,15 @@ class WorkerClient:
             self._process.waitForFinished(timeoutMs)
         self._onFinished()
         self._stopping = False
+        refused, self._refused = self._refused, []
+        for job in refused:
+            job.onCancelled()
 
     def _start(self) -> None:
+        self._startProblem = None
         python = shutil.which("PythonSlicer")
         if python is None:
-            self._endAll(_("PythonSlicer was not found. Install Slicer again."), None)
+            self._failStart(_("PythonSlicer was not found. Install Slicer again."))
             return
         environment = qt.QProcessEnvironment()
         # The launcher PythonSlicer adds to it what Slicer's Python needs.
@@ -153,7 +156,7 @@ class WorkerClient:
         self._output = b""
         self._lastLog.clear()
         self._running = True
-        self._process.start(python, ["-m", "vnet_segmentation.worker", *self._arguments])
+        self._process.start(python, ["-m", "vnet_segmentation.worker"])
         for job in list(self._jobs.values()):
             self._write(job)
 
@@ -224,7 +227,17 @@ class WorkerClient:
         # What else there is, a crash among it, comes with finished().
         if error == qt.QProcess.FailedToStart:
             self._running = False
-            self._endAll(_("PythonSlicer could not be started. Install Slicer again."), None)
+            self._failStart(_("PythonSlicer could not be started. Install Slicer again."))
+
+    def _failStart(self, sentence: str) -> None:
+        # Later: Qt may tell of it from inside start(), and with it from inside `submit`.
+        self._startProblem = sentence
+        qt.QTimer.singleShot(0, self._tellStartProblem)
+
+    def _tellStartProblem(self) -> None:
+        if self._startProblem is not None:
+            sentence, self._startProblem = self._startProblem, None
+            self._endAll(sentence, None)
 
     def _onFinished(self, *_arguments) -> None:
         if not self._running:

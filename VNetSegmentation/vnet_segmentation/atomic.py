@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vnet_segmentation.errors import ExitCode, UserError
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+")
+LEFTOVER_AGE_S = 600.0
+"""What has such a name and was not touched for so long belongs to a process that was killed."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder that nobody else has, and that `remove_leftovers` knows."""
+    # Dotted in front, so that a folder listing in the meantime passes it over. The end keeps the file's suffixes
+    # (".seg.nrrd"), by which writers choose the format.
+    return path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+
+
+def remove_leftovers(folder: Path, older_than_s: float = LEFTOVER_AGE_S) -> None:
+    """Removes files and folders with temporary names, which a killed process left; as far as that goes.
+
+    Args:
+        folder: looked at without its sub-folders; need not exist.
+        older_than_s: 0 only where no other process can be writing.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= older_than_s:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
-
-    The temporary name keeps the file's suffixes (".seg.nrrd"), by which writers choose the format.
 
     Args:
         path: file to write; its folder is made if need be.
@@ -24,8 +52,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: the folder or the file cannot be written (`ExitCode.CANNOT_WRITE`).
     """
     path = Path(path)
-    # The name is dotted in front so that a folder listing in the meantime passes it over.
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,7 +64,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. Choose a folder that can be written and has space.",
-            ExitCode.CANNOT_WRITE,
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to tell a user whose disk is full or whose folder is not theirs."""
+    return UserError(
+        f"Cannot write {path}: {error.strerror or error}. Choose a folder that can be written and has space.",
+        ExitCode.CANNOT_WRITE,
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import vnet_segmentation
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import check_output_path
 from vnet_segmentation.scan_job import LoadedScan, Outputs, load_scan, segment_scan, write_results
@@ -206,6 +206,8 @@ class BatchRun:
 
     def begin(self) -> list[Case]:
         """Writes and tells what an earlier run has settled, and returns the rest."""
+        for folder in {case.outputs.mask.parent for case in self._cases}:
+            remove_leftovers(folder)
         settled = {case.scan: row for case in self._cases if (row := _settled_earlier(case, self._overwrite))}
         self.settle(list(settled.values()))
         return [case for case in self._cases if case.scan not in settled]

@@ -21,7 +21,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vnet_segmentation import __version__
+from vnet_segmentation.atomic import cannot_write, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, VNet
-from vnet_segmentation.user_folders import TRAINING_SUFFIX
+from vnet_segmentation.model_card import model_card
+from vnet_segmentation.network import LAYOUTS, MAX_WIDTH, NORMALISATIONS, VNet
+from vnet_segmentation.quantisation import quantise_weight, restore_weight
+from vnet_segmentation.user_folders import MODEL_NAME
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -43,10 +45,8 @@ QUANTISATIONS = ("none", "int8-per-channel")
 
 _BUNDLE_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE}
 _MAX_DESCRIPTION_BYTES = 2**20
-_MAX_WIDTH = 64  # four times the paper's, a billion parameters; a larger number is a slip or an attack
 _MIN_QUANTISED_ELEMENTS = 1000  # below, 8 bits save nothing that counts
 _SCALE_ENDING = ".scale"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAFETENSORS_TYPES = {torch.float32: "F32", torch.int8: "I8", torch.int64: "I64"}
 
@@ -122,7 +122,7 @@ def check_destination(folder: Path, name: str, overwrite: bool = False) -> None:
         UserError: the name cannot be a model's, or the folder exists and is neither empty nor (with `overwrite`) a
             bundle of the same name.
     """
-    if not _NAME.fullmatch(name) or name.endswith(TRAINING_SUFFIX):
+    if not MODEL_NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _.", ExitCode.USAGE)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -206,47 +206,6 @@ def load_bundle(folder: Path) -> tuple[VNet, dict[str, Any]]:
     return network.eval(), description
 
 
-def quantise_weight(weight: Tensor, output_axis: int) -> tuple[Tensor, Tensor]:
-    """Symmetrical 8-bit integers, with one scale for each output channel: |weight - restored| <= scale / 2.
-
-    Args:
-        weight: float32, any shape.
-        output_axis: axis of the output channels: 0 for a convolution, 1 for a transposed one.
-
-    Returns:
-        int8 in [-127, 127], the shape of `weight`; and the scales, float32, (output channels,).
-    """
-    other_axes = [axis for axis in range(weight.ndim) if axis != output_axis]
-    # A channel of zeros has no scale of its own; any positive number restores it.
-    scale = (weight.abs().amax(other_axes) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    return (weight / _along(scale, output_axis, weight.ndim)).round().to(torch.int8), scale
-
-
-def restore_weight(integers: Tensor, scale: Tensor, output_axis: int) -> Tensor:
-    """The inverse of `quantise_weight` but for the rounding. float32."""
-    return integers.float() * _along(scale, output_axis, integers.ndim)
-
-
-def model_card(description: dict[str, Any]) -> str:
-    """The description for a person to read, in Markdown."""
-    network, weights = description["network"], description["weights"]
-    parts = [
-        f"# {description['title']}",
-        f"Model `{description['name']}` of VNet Segmentation: it outlines the {description['labels'][-1]} in "
-        "T2-weighted MR. For research, not for diagnosis.",
-        f"V-Net, layout `{network['layout']}`, width {network['width']}, normalisation `{network['normalisation']}`. "
-        f"Weights: `{weights['file']}`, quantisation `{weights['quantisation']}`, SHA-256 `{weights['sha256']}`.",
-    ]
-    for field in ("training", "metrics", "preprocessing", "parent", "versions"):
-        if description[field]:
-            parts += [f"## {field.capitalize()}", _markdown(description[field])]
-    return "\n\n".join(parts) + "\n"
-
-
-def _along(scale: Tensor, axis: int, ndim: int) -> Tensor:
-    return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
-
-
 def _output_axes(network: VNet, quantisation: str) -> dict[str, int]:
     """Names of the weights that are stored as integers, with their axis of output channels."""
     if quantisation == "none":
@@ -321,14 +280,18 @@ def _description_problem(description: Any) -> str | None:
         return "network has unknown fields"
     if network["layout"] not in LAYOUTS or network["normalisation"] not in NORMALISATIONS:
         return f"unknown layout {network['layout']!r} or normalisation {network['normalisation']!r}"
-    if not 1 <= network["width"] <= _MAX_WIDTH:
-        return f"the width {network['width']} is not within 1 to {_MAX_WIDTH}"
+    if not 1 <= network["width"] <= MAX_WIDTH:
+        return f"the width {network['width']} is not within 1 to {MAX_WIDTH}"
     # The one name that is allowed: a path could lead anywhere.
     if weights["file"] != WEIGHTS_FILE:
         return f"weights.file is {weights['file']!r} instead of {WEIGHTS_FILE!r}"
     if not _SHA256.fullmatch(weights["sha256"]) or weights["quantisation"] not in QUANTISATIONS:
         return "weights.sha256 or weights.quantisation is ill-formed"
-    if not _NAME.fullmatch(description["name"]) or not description["title"] or not description["title"].isprintable():
+    if (
+        not MODEL_NAME.fullmatch(description["name"])
+        or not description["title"]
+        or not description["title"].isprintable()
+    ):
         return "the name or the title is ill-formed"
     if len(labels) != 2 or not all(isinstance(label, str) for label in labels):
         return "labels must name the two output channels"
@@ -369,8 +332,11 @@ def _is_bundle_named(folder: Path, name: str) -> bool:
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     # Dotted names in front: a listing of models in the meantime passes them over.
-    token = uuid.uuid4().hex[:12]
-    new, old = folder.with_name(f".{token}-new"), folder.with_name(f".{token}-old")
+    new = temporary_beside(folder)
+    # Not a temporary name, so that nothing ever removes it: a process that is killed between the two renames leaves
+    # the only copy there.
+    old = folder.with_name(f".{folder.name}{new.name}-before")
+    remove_leftovers(folder.parent)
     try:
         try:
             new.mkdir(parents=True)
@@ -390,37 +356,5 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        raise UserError(
-            f"Cannot write {folder}: {error.strerror or error}. Choose a folder that can be written and has space.",
-            ExitCode.CANNOT_WRITE,
-        ) from error
+        raise cannot_write(folder, error) from error
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _markdown(fields: dict[str, Any], indent: str = "") -> str:
-    """Nested bullet points; a list of objects becomes a table with the first one's keys."""
-    return "\n".join(f"{indent}- {_label(key)}:{_nested(item, indent)}" for key, item in fields.items())
-
-
-def _nested(value: Any, indent: str) -> str:
-    if isinstance(value, dict) and value:
-        return "\n" + _markdown(value, indent + "  ")
-    if not (isinstance(value, list) and value and all(isinstance(row, dict) for row in value)):
-        return f" {_text(value)}"
-    columns = list(value[0])
-    lines = [[_label(c) for c in columns], ["---"] * len(columns)]
-    lines += [[_text(row.get(c, "")) for c in columns] for row in value]
-    # A table inside a bullet point is indented with it, after an empty line.
-    return "\n\n" + "\n".join(f"{indent}  | {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _label(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return str(value)

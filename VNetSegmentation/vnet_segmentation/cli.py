@@ -10,9 +10,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import SimpleITK as sitk
 from tqdm import tqdm
 
 import vnet_segmentation
@@ -45,6 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # What ITK has to say of odd headers is in the errors that the user gets.
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         return int(options.command(options))
     except UserError as error:
@@ -127,6 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--results", type=Path, metavar="DIR", help="masks to compare (default: segment the cases now)"
     )
     evaluate.add_argument("--cases", nargs="+", metavar="NAME", help="only these")
+    _add_label_option(evaluate)
     evaluate.add_argument("-o", "--output", type=Path, metavar="CSV", help="also write the table, with every metric")
     _add_segmentation_options(evaluate)
 
@@ -173,7 +178,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=recipe_names(), help="recipe (default: finetune with a base model, else default)"
     )
-    parser.add_argument("--label", type=int, metavar="N", help="of the prostate in masks with several; 0: all labels")
+    _add_label_option(parser)
     lengths = ", ".join(f"{name} {load_recipe(name).iterations}" for name in recipe_names())
     parser.add_argument(
         "--iterations", type=int, metavar="N", help=f"length of a run (default: the preset's: {lengths})"
@@ -190,6 +195,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="of the model, for people")
     parser.add_argument("--data-terms", default="", help="source, licence and citation of the data, for the model card")
     _add_device_options(parser)
+
+
+def _add_label_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--label", type=int, metavar="N", help="of the prostate in masks with several; 0: all labels")
 
 
 def _add_segmentation_options(parser: argparse.ArgumentParser) -> None:
@@ -362,7 +371,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from vnet_segmentation.dataset import find_cases
     from vnet_segmentation.evaluation import compare_results, evaluate_cases, format_table, write_table
 
-    cases = find_cases(options.data)
+    cases = [replace(case, label=options.label) for case in find_cases(options.data)]
     if options.cases:
         unknown = set(options.cases) - {case.name for case in cases}
         if unknown:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.dataset import Case, find_cases, folds, site_folds
+from vnet_segmentation.dataset import Case, find_cases
+from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
+from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row, compare_results, write_table
 from vnet_segmentation.scan_job import Outputs, segment_file
@@ -22,9 +24,6 @@ from vnet_segmentation.training_state import discard, state_folder
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
 _PLAN_NAME = "crossvalidation.json"
-
-_BIN = 0.05
-"""Of Dice, as in figure 4 of the V-Net paper."""
 
 
 def cross_validate(
@@ -48,7 +47,7 @@ def cross_validate(
         data: see `dataset.find_cases`; test cases are left out, other splits are not looked at.
         output: gets `fold-1` and so on (model bundles), `masks` (with a report each), `TABLE_NAME` and
             `HISTOGRAM_NAME`.
-        n_folds: see `dataset.folds`; None: a fold for each site, in the order of their names.
+        n_folds: see `dataset_splits.folds`; None: a fold for each site, in the order of their names.
         options: of each fold's training; ``minutes`` is for one fold, ``validation`` and ``held_out`` are set here.
         only: numbers of the folds to do, from 1; empty: all.
         say, report, should_stop: see `train_model.train_model`.
@@ -61,7 +60,7 @@ def cross_validate(
             `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
-    cases = find_cases(data)
+    cases = [replace(case, label=options.label) for case in find_cases(data)]
     parts = [unseen for _, unseen in (site_folds(cases) if n_folds is None else folds(cases, n_folds, options.seed))]
     unknown = set(only) - set(range(1, len(parts) + 1))
     if unknown:
@@ -98,41 +97,6 @@ def cross_validate(
     write_table(rows, output / TABLE_NAME)
     write_histogram([row.comparison.whole.dice for row in rows], output / HISTOGRAM_NAME)
     return rows
-
-
-def write_histogram(dice: Sequence[float], path: Path) -> None:
-    """Draws how many cases have which Dice coefficient, as an SVG picture.
-
-    Args:
-        dice: 0 to 1 each; at least one.
-    """
-    n_bins = round(1 / _BIN)
-    counts = [0] * n_bins
-    for value in dice:
-        # A perfect mask belongs to the last bin. The small addition undoes what 0.85 / 0.05 = 16.999... loses.
-        counts[min(int(value / _BIN + 1e-9), n_bins - 1)] += 1
-    first = min(next(i for i, count in enumerate(counts) if count), n_bins - 6)
-    bar, height, left, bottom = 40, 200, 50, 240
-    top = max(counts)
-    shapes = []
-    for column, i in enumerate(range(first, n_bins)):
-        x, tall = left + column * bar, counts[i] / top * height
-        shapes.append(
-            f'<rect x="{x}" y="{bottom - tall:.1f}" width="{bar - 4}" height="{tall:.1f}" fill="#e69e8c"/>'
-            f'<text x="{x + bar / 2 - 2}" y="{bottom - tall - 5:.1f}">{counts[i] or ""}</text>'
-            f'<text x="{x - 2}" y="{bottom + 18}">{i * _BIN:.2f}</text>'
-        )
-    right = left + (n_bins - first) * bar
-    shapes.append(f'<text x="{right - 2}" y="{bottom + 18}">1.00</text>')
-    shapes.append(f'<line x1="{left - 6}" y1="{bottom}" x2="{right}" y2="{bottom}" stroke="black"/>')
-    shapes.append(f'<text x="{(left + right) / 2}" y="{bottom + 40}">Dice coefficient ({len(dice)} cases)</text>')
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{right + 30}" height="{bottom + 55}" '
-            f'font-family="sans-serif" font-size="12" text-anchor="middle">\n'
-            f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(shapes) + "\n</svg>\n",
-            "utf-8",
-        )
 
 
 def _claim(output: Path, plan: dict[str, Any]) -> None:

@@ -80,6 +80,12 @@ def choose_device(name: str = "auto", precision: str = "auto") -> Device:
     return Device(name, precision, f"{why}; {because}.")
 
 
+def list_gpus() -> dict[str, str]:
+    """GPUs that can be asked for by name, and what to call them: all of CUDA, and Apple's if it can convolve."""
+    gpus = {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    return gpus if _mps_problem("mps") else gpus | {"mps": "Apple GPU"}
+
+
 def set_cpu_threads() -> int:
     """Uses every core but one, so that the desktop stays alive; both where there are only two.
 

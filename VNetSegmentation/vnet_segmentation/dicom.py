@@ -13,8 +13,6 @@ import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
 MAX_VOXELS = 512**3
 """Voxels of the largest scan that is read (134 million: 0.5 GB as float32); a prostate MR has 1 to 60 million."""
 
@@ -43,6 +41,7 @@ _MAX_HEADER_VALUE = 64 * 2**20
 
 # "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, and no map computed from T2 weighted images.
 _T2 = re.compile(r"(?<![a-z0-9])t2(?!\s*\*)(?!.*\bmap\b)", re.IGNORECASE)
+_OTHER = re.compile(r"(?<![a-z0-9])(adc|dwi|diff|t1|dce|ct(?![a-z]))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,23 @@ class Series:
             self.modality in ("MR", "")
             and self.plane == "axial"
             and self.size[2] >= MIN_SERIES_SLICES
-            and _T2.search(self.description) is not None
+            and names_t2(self.description) is True
         )
 
     def __str__(self) -> str:
         number = self.number or self.uid
         description = self.description or "no description"
         return f"{number}: {description}, {self.modality or 'modality unknown'}, {self.size[2]} slices, {self.plane}"
+
+
+def names_t2(name: str) -> bool | None:
+    """Whether the name of a series or a scan is that of a T2-weighted one; None if it does not tell.
+
+    Words count, not letters within them: the "t1" of "patient1_t2" is none.
+    """
+    if _OTHER.search(name):
+        return False
+    return True if _T2.search(name) else None
 
 
 def check_voxel_count(size: tuple[int, ...], name: str) -> None:
@@ -104,10 +113,17 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> si
 
     Raises:
         UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
-            doubled or unevenly spaced slices, too many voxels, or damaged files.
+            doubled or unevenly spaced slices, too many voxels, or files that are damaged or cannot be read.
     """
     folder = Path(folder)
-    chosen = choose_series(folder, series)
+    try:
+        return _read_chosen(folder, choose_series(folder, series))
+    except OSError as error:
+        file = Path(error.filename or folder).name
+        raise UserError(f"{file} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
+
+
+def _read_chosen(folder: Path, chosen: Series) -> sitk.Image:
     name = f"Series {chosen.number or chosen.uid} in {folder.resolve().name}"
     if chosen.modality not in ("MR", ""):
         raise UserError(f"{name} is {_modality_name(chosen.modality)}, not an MR. Give a T2-weighted MR scan.")
@@ -156,7 +172,11 @@ def find_series(folder: Path) -> list[Series]:
     for directory, subfolders, files in os.walk(folder):
         subfolders.sort()
         for name in sorted(files):
-            if _would_fill_memory(Path(directory) / name):
+            path = Path(directory) / name
+            if not path.is_file():
+                # GDCM waits for ever for what comes out of a pipe, and loses slices over a link to nothing.
+                raise UserError(f"{path} is not a file. Remove it from the folder.")
+            if _would_fill_memory(path):
                 raise UserError(f"The DICOM file {name} is damaged. Export the series again.")
         try:
             in_directory = [

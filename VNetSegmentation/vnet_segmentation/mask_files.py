@@ -17,7 +17,7 @@ from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.scans import MASK_SUFFIX, read_volume
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 _SEGMENT_PRESET = Path(__file__).parent / "presets" / "prostate_segment.json"
 
@@ -30,12 +30,12 @@ def check_output_path(path: str | os.PathLike[str], *, segmentation: bool = True
         segmentation: whether ``.seg.nrrd`` is allowed, as it is for a mask.
 
     Raises:
-        UserError: the suffix is none of `VOLUME_SUFFIXES` (`ExitCode.USAGE`), or the place cannot be written
+        UserError: the suffix is none of `WRITABLE_SUFFIXES` (`ExitCode.USAGE`), or the place cannot be written
             (`ExitCode.CANNOT_WRITE`).
     """
     path = Path(path)
-    if not path.name.endswith(VOLUME_SUFFIXES) or (path.name.endswith(MASK_SUFFIX) and not segmentation):
-        suffixes = ", ".join((MASK_SUFFIX,) * segmentation + VOLUME_SUFFIXES)
+    if not path.name.endswith(WRITABLE_SUFFIXES) or (path.name.endswith(MASK_SUFFIX) and not segmentation):
+        suffixes = ", ".join((MASK_SUFFIX,) * segmentation + WRITABLE_SUFFIXES)
         why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * (path.suffix == ".mhd")
         raise UserError(f"Cannot write {path.name}: its name must end in one of {suffixes}.{why}", ExitCode.USAGE)
     existing = next(parent for parent in path.absolute().parents if parent.exists())
@@ -66,7 +66,7 @@ def write_probability(probability: sitk.Image, path: str | os.PathLike[str]) -> 
 
     Args:
         probability: 3D image, float32, in [0, 1].
-        path: file to write, of `VOLUME_SUFFIXES`; a ``.seg.nrrd`` cannot hold it.
+        path: file to write, of `WRITABLE_SUFFIXES`; a ``.seg.nrrd`` cannot hold it.
 
     Raises:
         UserError: see `check_output_path`; or the disk is full.
@@ -80,7 +80,7 @@ def write_scan(scan: sitk.Image, path: str | os.PathLike[str]) -> None:
 
     Args:
         scan: 3D image.
-        path: file to write, of `VOLUME_SUFFIXES`.
+        path: file to write, of `WRITABLE_SUFFIXES`.
 
     Raises:
         UserError: see `check_output_path`; or the disk is full.
@@ -117,7 +117,10 @@ def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Im
     if label:
         return image == label
     if labels.size > 1 and label is None:
-        raise UserError(f"{name} has {labels.size} labels ({named}). Say which one is the prostate.")
+        raise UserError(
+            f"{name} has {labels.size} labels ({named}). Say which one is the prostate: with --label, or in the Train "
+            "tab."
+        )
     return image != 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, remove_leftovers, temporary_beside
 from vnet_segmentation.bundle import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE, check_destination, load_bundle
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.model_library import list_models
@@ -56,8 +55,8 @@ def import_model(file: Path) -> Path:
             of its name already, or an unfinished training of it, or it cannot be written (`ExitCode.CANNOT_WRITE`).
     """
     library = user_models_folder()
-    # Dotted: a listing in the meantime passes it over.
-    unpacked = library / f".{uuid.uuid4().hex[:12]}-import"
+    remove_leftovers(library)
+    unpacked = temporary_beside(library / "import")
     try:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -111,7 +110,7 @@ def delete_model(name: str) -> None:
         )
     for folder in (own[name], library / f"{name}{TRAINING_SUFFIX}"):
         # First out of sight: nobody finds half a model.
-        hidden = library / f".{uuid.uuid4().hex[:12]}-deleted"
+        hidden = temporary_beside(folder)
         try:
             if folder.exists():
                 os.rename(folder, hidden)

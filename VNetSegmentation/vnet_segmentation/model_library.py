@@ -45,31 +45,27 @@ def bundled_models_folder(package: Path = _PACKAGE) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
-def list_models(user_folder: Path | None = None) -> list[ListedModel]:
+def list_models() -> list[ListedModel]:
     """Bundled models, then the user's, each by name. A damaged one is listed with what is wrong with it.
 
     The SHA-256 of the weights is checked: about 10 ms for a bundled model.
-
-    Args:
-        user_folder: the user's models; None for `user_models_folder`.
     """
     bundled = bundled_models_folder()
-    return [_listed(folder, folder.parent == bundled) for folder in _model_folders(user_folder)]
+    return [_listed(folder, folder.parent == bundled) for folder in _model_folders()]
 
 
-def find_model(name_or_path: str | None, user_folder: Path | None = None) -> Path:
+def find_model(name_or_path: str | None) -> Path:
     """Folder of a model; `bundle.load_bundle` checks what is in it.
 
     Args:
         name_or_path: a model's name as `list_models` gives it, or else the path of a bundle's folder; None for the
             default model.
-        user_folder: the user's models; None for `user_models_folder`.
 
     Raises:
         UserError: `ExitCode.BAD_MODEL`: unknown, or the name is both a bundled model's and the user's.
     """
     name = _default_name() if name_or_path is None else name_or_path
-    folders = list(_model_folders(user_folder))
+    folders = list(_model_folders())
     found = [folder for folder in folders if folder.name == name]
     if len(found) > 1:
         raise UserError(
@@ -86,8 +82,8 @@ def find_model(name_or_path: str | None, user_folder: Path | None = None) -> Pat
     )
 
 
-def _model_folders(user_folder: Path | None) -> Iterator[Path]:
-    for library in (bundled_models_folder(), user_folder or user_models_folder()):
+def _model_folders() -> Iterator[Path]:
+    for library in (bundled_models_folder(), user_models_folder()):
         if library is not None and library.is_dir():
             yield from sorted(folder for folder in library.iterdir() if _may_be_model(folder))
 

@@ -20,6 +20,9 @@ N_STAGES = 5
 SIDE_MULTIPLE = 2 ** (N_STAGES - 1)
 """Every side of the input must be a multiple of this number of voxels (16)."""
 
+MAX_WIDTH = 64
+"""Of a model that is stored: four times the paper's, a billion parameters; a larger number is a slip or an attack."""
+
 NORMALISATIONS = ("none", "batch", "instance")
 
 

@@ -15,8 +15,6 @@ from vnet_segmentation.dicom import MODALITY, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.file_headers import bad_direction, bad_spacing, not_finite, read_header, reader_error
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
 
@@ -189,6 +187,8 @@ def _is_scan_name(name: str) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
     try:
         with open(path, "rb") as file:
             # 128 bytes of preamble, then the four letters, as DICOM part 10 has it.

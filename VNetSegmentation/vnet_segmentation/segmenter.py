@@ -59,10 +59,6 @@ class Segmentation:
     report: dict[str, Any]
     """Plain values, see Docs/reference.md."""
 
-    @property
-    def is_empty(self) -> bool:
-        return bool(self.report["volume_ml"] == 0)
-
 
 @dataclass(frozen=True)
 class _Look:

@@ -13,7 +13,6 @@ from vnet_segmentation.dataset import Case, find_cases, inspect_cases
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row
-from vnet_segmentation.model_files import delete_model, export_model, import_model
 from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.train_model import train_model
@@ -23,7 +22,7 @@ from vnet_segmentation.training_preview import iteration_seconds, preview_sample
 from vnet_segmentation.training_state import discard, is_claimed, state_folder
 from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
 from vnet_segmentation.volume_exchange import write_exchange
-from vnet_segmentation.worker import Channel, Command, Request
+from vnet_segmentation.worker_protocol import Channel, Command, Request
 
 REQUEST_FILE = "request.json"
 """In the folder of an unfinished training: what it was asked for."""
@@ -37,9 +36,6 @@ def training_commands() -> dict[str, Command]:
         "preview": _preview,
         "train": _train,
         "discard_training": _discard,
-        "export_model": _export,
-        "import_model": _import,
-        "delete_model": _delete,
     }
 
 
@@ -161,23 +157,6 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
 def _discard(request: Request, send: Channel) -> dict[str, Any]:
     """Removes what an unfinished training left."""
     discard(state_folder(user_models_folder() / request["name"]))
-    return {}
-
-
-def _export(request: Request, send: Channel) -> dict[str, Any]:
-    """Writes a model as one file."""
-    export_model(find_model(request["model"]), Path(request["file"]), overwrite=True)
-    return {}
-
-
-def _import(request: Request, send: Channel) -> dict[str, Any]:
-    """Adds the model in a file to the user's own."""
-    return {"name": import_model(Path(request["file"])).name}
-
-
-def _delete(request: Request, send: Channel) -> dict[str, Any]:
-    """Removes a model of the user's and what its training left."""
-    delete_model(request["model"])
     return {}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnet_segmentation.dataset import Case, folds, folds_of_few, split_by_site
+from vnet_segmentation.dataset import Case
+from vnet_segmentation.dataset_splits import folds, folds_of_few, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.network import MAX_WIDTH
 from vnet_segmentation.preprocessing import Preprocessing
 
-_MAX_WIDTH = 64
-"""What a bundle may have at most; better known before the training than after it."""
 _N_VALIDATION_SHARE = 5
 """One case in so many is set apart for validation unless the user says otherwise."""
 _MAX_NAMES = 8
@@ -90,7 +90,7 @@ def check_options(options: TrainingOptions) -> None:
         UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
     """
     for is_right, sentence in (
-        (1 <= options.width <= _MAX_WIDTH, f"The width is {options.width}. Choose 1 to {_MAX_WIDTH}."),
+        (1 <= options.width <= MAX_WIDTH, f"The width is {options.width}. Choose 1 to {MAX_WIDTH}."),
         (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
         (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
         (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),

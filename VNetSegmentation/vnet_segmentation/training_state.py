@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vnet_segmentation.atomic import remove_leftovers
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.user_folders import TRAINING_SUFFIX
 
 _LOCK_FILE = "lock"
+_PATIENCE_S = 0.5
 
 
 def state_folder(model: Path) -> Path:
@@ -33,19 +36,30 @@ def claim(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        # Not at once: `is_claimed` of another process holds it for a moment.
+        lock.acquire(timeout=_PATIENCE_S)
     except Timeout as error:
         name = folder.name.removesuffix(TRAINING_SUFFIX)
         raise UserError(f"{name} is being trained by another process. Wait for it, or stop it there.") from error
     try:
+        # Of a process that was killed; nobody else writes here now.
+        remove_leftovers(folder, older_than_s=0)
         yield
     finally:
+        # While it is still held, so that nobody's lock is removed but ours; Windows removes no open file.
+        if os.name != "nt":
+            _remove_if_empty(folder, made)
         lock.release()
-        with suppress(OSError):
-            if [entry.name for entry in folder.iterdir()] == [_LOCK_FILE]:
-                (folder / _LOCK_FILE).unlink()
-                for path in (folder, *made):
-                    path.rmdir()
+        if os.name == "nt":
+            _remove_if_empty(folder, made)
+
+
+def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
+    with suppress(OSError):
+        if [entry.name for entry in folder.iterdir()] == [_LOCK_FILE]:
+            (folder / _LOCK_FILE).unlink()
+            for path in (folder, *made):
+                path.rmdir()
 
 
 def is_claimed(folder: Path) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
 """Environment variable: a folder of models to use instead of the user's usual one."""
 
-
 TRAINING_SUFFIX = ".training"
 """Of the folder beside a model's that holds what its unfinished training needs to go on; no model has such a name."""
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.training)")
+"""What a model, and its folder, can be called."""
 
 
 def user_models_folder() -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import ExitCode, UserError
 
 
 def write_exchange(image: sitk.Image, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def write_exchange(image: sitk.Image, path: str | os.PathLike[str]) -> dict[str,
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}. The disk of temporary files may be full.",
+            ExitCode.CANNOT_WRITE,
         ) from error
     return {
         "voxels": str(path),

@@ -16,44 +16,16 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 import vnet_segmentation
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.worker_protocol import Channel, Command, Request
 
 IDLE_MINUTES = 10.0
 _GRACE_S = 3.0
 """For what is under way when the input closes; then the process ends, come what may."""
-
-Request = dict[str, Any]
-
-
-class Channel:
-    """The way back to whoever made a request.
-
-    Args:
-        worker: writes the events.
-        identity: of the request.
-    """
-
-    def __init__(self, worker: Worker, identity: Any) -> None:
-        self._worker, self._identity = worker, identity
-
-    @property
-    def is_cancelled(self) -> bool:
-        """The request was cancelled, or there is nobody left who could want its result."""
-        return self._worker.is_cancelled(self._identity)
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        """Sends an event: its name, and its fields by keyword. Raises `Cancelled` if the request was cancelled."""
-        if self.is_cancelled:
-            raise Cancelled
-        self._worker.send(event, id=self._identity, **fields)
-
-
-Command = Callable[[Request, Channel], dict[str, Any]]
-"""Does what a request asks for and returns the fields of its result."""
 
 
 class Worker:

@@ -5,27 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+import SimpleITK as sitk
 
 from vnet_segmentation.batch import BatchOptions, BatchRow, check_batch, exit_code, run_batch
-from vnet_segmentation.device import choose_device, set_cpu_threads
+from vnet_segmentation.device import choose_device, list_gpus, set_cpu_threads
+from vnet_segmentation.model_commands import model_commands
 from vnet_segmentation.model_library import find_model, list_models
 from vnet_segmentation.scans import check_scan
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training_commands import training_commands, unfinished_trainings
 from vnet_segmentation.volume_exchange import read_exchange, write_exchange
-from vnet_segmentation.worker import Channel, Command, Request
+from vnet_segmentation.worker_protocol import Channel, Command, Request
 
 
 def commands() -> dict[str, Command]:
     """Every command by name. They share one loaded model."""
     set_cpu_threads()
+    # What ITK has to say of odd headers is in the errors that the user gets.
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     loaded = _LoadedModel()
     return {
         "describe": _describe,
         "load": loaded.load,
         "segment": loaded.segment,
         "batch": loaded.batch,
+        **model_commands(),
         **training_commands(),
     }
 
@@ -36,14 +40,11 @@ def _describe(request: Request, send: Channel) -> dict[str, Any]:
         {"name": model.name, "title": model.title, "bundled": model.bundled, "problem": model.problem}
         for model in list_models()
     ]
-    gpus = [{"name": f"cuda:{i}", "title": torch.cuda.get_device_name(i)} for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        gpus.append({"name": "mps", "title": "Apple GPU"})
     automatic = choose_device()
     return {
         "models": models,
         "default_model": find_model(None).name,
-        "gpus": gpus,
+        "gpus": [{"name": name, "title": title} for name, title in list_gpus().items()],
         "unfinished_trainings": unfinished_trainings(),
         "automatic_device": {"name": automatic.name, "reason": automatic.reason},
     }
