@@ -18,7 +18,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 # With the peers that it measures against, which the tests do not need.
-benchmark: $(INSTALLED)
+benchmark:
 	$(PYTHON) -m venv .venv-benchmark
 	.venv-benchmark/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
 		--requirement Testing/benchmarks/requirements.txt

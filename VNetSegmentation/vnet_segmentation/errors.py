@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     OK = 0
     """All went well."""
     SOME_FAILED = 1
-    """Several cases were asked for and at least one of them failed."""
+    """Several scans were asked for, and at least one failed or has an empty mask."""
     USAGE = 2
     """An unknown option, format, device or preset, or options that do not go together."""
     MISSING_DEPENDENCY = 3
