@@ -42,6 +42,8 @@ class Application:
         self.qt_application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
         self.qt_application.setOrganizationName("NA-MIC")
         self.qt_application.setApplicationName("Slicer")
+        # Kept alive here: the modules' logics point to it without owning it.
+        self.application_logic: Any = None
         self.majorVersion, self.minorVersion, self.revision = 5, 13, "0"
         self.aboutToQuit = wrap(self.qt_application).aboutToQuit
 
@@ -89,6 +91,7 @@ def _install_scene() -> None:
     scene = slicer.vtkMRMLScene()
     logic = slicer.vtkSlicerApplicationLogic()
     logic.SetMRMLScene(scene)
+    slicer.app.application_logic = logic
     slicer.mrmlScene = scene
     slicer.modules = types.SimpleNamespace()
     colours = slicer.vtkMRMLColorLogic()
