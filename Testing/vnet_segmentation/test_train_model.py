@@ -148,6 +148,14 @@ def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path,
     assert "Training on 4 cases. It was asked for." in train.said
 
 
+def test_half_a_checkpoint_of_a_killed_run_is_removed(data: Path, model: Path, train: Training) -> None:
+    half = state_folder(model) / ".0123456789ab-checkpoint.safetensors"
+    half.parent.mkdir(parents=True)
+    half.write_text("half")
+    train(data, model, replace(QUICK, iterations=1))
+    assert not half.exists()
+
+
 def test_a_model_that_has_learned_segments_new_scans(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:

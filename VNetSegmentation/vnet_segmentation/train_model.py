@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.bundle import check_destination, load_bundle, save_bundle
 from vnet_segmentation.dataset import Case, Problem, check_cases, find_cases
 from vnet_segmentation.device import Device, is_out_of_memory
@@ -103,6 +103,9 @@ def train_model(
     if processes.is_first and not _check_state(model, state, resume) and resume:
         say("There is nothing to go on with: a new training begins")
     with claim(state) if processes.is_first else nullcontext():
+        if processes.is_first:
+            # Half a checkpoint of a process that was killed; nobody else writes here now.
+            remove_leftovers(state, older_than_s=0)
         return _train_model(data, model, options, device, cache, say, report, should_stop, processes)
 
 

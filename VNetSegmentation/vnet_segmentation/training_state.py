@@ -10,7 +10,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vnet_segmentation.atomic import remove_leftovers
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.user_folders import TRAINING_SUFFIX
 
@@ -42,8 +41,6 @@ def claim(folder: Path) -> Iterator[None]:
         name = folder.name.removesuffix(TRAINING_SUFFIX)
         raise UserError(f"{name} is being trained by another process. Wait for it, or stop it there.") from error
     try:
-        # Of a process that was killed; nobody else writes here now.
-        remove_leftovers(folder, older_than_s=0)
         yield
     finally:
         # While it is still held, so that nobody's lock is removed but ours; Windows removes no open file.
