@@ -242,7 +242,7 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
 
 def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
     """Whether there is a training to go on with; refuses what must not be replaced."""
-    begun = next(iter(sorted([*state_folder.glob("*.safetensors"), *state_folder.glob("fold-*.json")])), None)
+    begun = next(iter(sorted([*state_folder.glob("[!.]*.safetensors"), *state_folder.glob("fold-*.json")])), None)
     if begun and not resume:
         raise UserError(
             f"{model} exists already. Choose another folder, or remove it and {state_folder} first."

@@ -139,7 +139,7 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     except UserError as error:
         if error.exit_code == ExitCode.CANCELLED:
             raise Cancelled from error
-        if not had_begun and not list(state.glob("*.safetensors")):
+        if not had_begun and not list(state.glob("[!.]*.safetensors")):
             # Refused, or failed before there was anything to go on with.
             discard(state)
         raise
