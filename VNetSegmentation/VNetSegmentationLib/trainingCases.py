@@ -237,7 +237,9 @@ class TrainingCases:
         return [row["name"] for row in self._rows if (LEAVE_OUT if row["problem"] else self._uses[row["name"]]) == use]
 
     def _setUse(self, use: str) -> None:
-        numbers = sorted({item.row() for item in self._ui.trainingCasesTable.selectedItems()})
+        table = self._ui.trainingCasesTable
+        # Whole rows are selected.
+        numbers = [number for number in range(len(self._rows)) if table.item(number, 0).isSelected()]
         # What the data set keeps for a test, no model may see.
         tests = [number for number in numbers if self._rows[number]["split"] == "test"]
         for number in numbers:
