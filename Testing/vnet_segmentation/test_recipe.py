@@ -17,10 +17,10 @@ from vnet_segmentation.recipe import Recipe, load_recipe, recipe_names
 
 
 def test_presets_are_found() -> None:
-    assert recipe_names() == ["default", "finetune", "paper", "paper-logistic", "strong"]
+    assert recipe_names() == ["default", "finetune", "paper", "paper-logistic"]
 
 
-@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic", "strong"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic"])
 def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.title
@@ -44,7 +44,7 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     assert all(0 <= probability <= 1 for probability in probabilities)
 
 
-@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic", "strong"])
+@pytest.mark.parametrize("name", ["default", "finetune", "paper", "paper-logistic"])
 def test_a_recipe_comes_back_from_json(name: str) -> None:
     recipe = load_recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
