@@ -103,6 +103,18 @@ def test_a_flip_exchanges_left_and_right_only():
     torch.testing.assert_close(crop, image.flip(3), atol=1e-5, rtol=0)
 
 
+def test_coefficients_are_in_mm():
+    # 3 mm along x and y, on voxels of 1.5 mm and 1 mm: the crop shows what is 2 columns and 3 rows further on.
+    image = volume()
+    coefficients = torch.zeros(3, 5, 5, 5)
+    coefficients[:2] = 3.0
+    shifted = Deformation(coefficients, torch.eye(3))
+    crop, inside = deform(image, middle(image.shape[1:]), (12, 16, 20), shifted, (1.5, 1.0, 2.0))
+    torch.testing.assert_close(crop[:, :, :-3, :-2], image[:, :, 3:, 2:], atol=1e-4, rtol=0)
+    assert not inside[:, -3:].any()
+    assert not inside[:, :, -2:].any()
+
+
 def test_rotation_keeps_distances_in_mm():
     # A quarter turn about x maps y to z: with voxels of 1 mm and 2 mm, a step of two rows becomes one of a slice.
     spacing_mm = (1.0, 1.0, 2.0)

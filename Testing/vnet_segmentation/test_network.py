@@ -18,6 +18,8 @@ from vnet_segmentation.network import LAYOUTS, VNet, prostate_probability
         ("monai", 16, 45_597_658),
         ("paper", 8, 16_296_074),
         ("plain", 8, 16_296_074),
+        # 16,097,000 of these are weights of 5x5x5 convolutions, and become 27/125 as many.
+        ("compact", 8, 3_676_026),
     ],
 )
 def test_number_of_parameters(layout, width, n_parameters):
@@ -44,6 +46,16 @@ def test_receptive_field_of_the_stages_on_the_way_down():
         seen = gradient[0, 0].sum((0, 1)).nonzero()
         fields.append(int(seen.max() - seen.min()) + 1)
     assert fields == [5, 22, 72, 172, 372]
+
+
+def test_the_compact_layout_is_the_papers_with_smaller_kernels():
+    with torch.device("meta"):
+        compact, paper = VNet("compact", 8), VNet("paper", 8)
+    for (name, small), (other, large) in zip(compact.named_modules(), paper.named_modules(), strict=True):
+        assert (name, type(small)) == (other, type(large))
+        if isinstance(small, nn.Conv3d) and large.kernel_size == (5, 5, 5):
+            assert (small.kernel_size, small.padding) == ((3, 3, 3), (1, 1, 1))
+            assert (small.in_channels, small.out_channels) == (large.in_channels, large.out_channels)
 
 
 def test_a_stage_adds_its_input_unless_the_layout_is_plain():

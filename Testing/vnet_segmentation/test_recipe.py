@@ -12,7 +12,7 @@ from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import NORMALISATIONS, SIDE_MULTIPLE
+from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, SIDE_MULTIPLE
 from vnet_segmentation.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -29,10 +29,12 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     assert recipe.optimiser in {"adamw", "sgd"}
     assert recipe.schedule in {"cosine", "steps"}
     assert recipe.iterations > recipe.warm_up_iterations
-    assert all(side % SIDE_MULTIPLE == 0 for side in recipe.small_crop_size)
+    assert recipe.layout in LAYOUTS
+    assert all(side % SIDE_MULTIPLE == 0 for side in recipe.preprocessing.size)
     # In the fourth stage, at 1/8, the feature map is at least as large as the kernel: torch's bfloat16 gradients on the
     # CPU are wrong otherwise.
-    assert all(side >= 8 * 5 for side in recipe.small_crop_size)
+    multiples = [round(side * recipe.small_crop_share / SIDE_MULTIPLE) for side in recipe.preprocessing.size]
+    assert min(multiples) * SIDE_MULTIPLE >= 8 * LAYOUTS[recipe.layout].kernel_size
     settings = recipe.as_dict()
     probabilities = [
         value
@@ -57,9 +59,10 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert (paper.optimiser, paper.momentum, paper.learning_rate) == ("sgd", 0.99, 1e-4)
     assert (paper.schedule, paper.iterations_per_step, paper.iterations) == ("steps", 25_000, 30_000)
     assert (paper.batch_size, paper.weight_decay) == (2, 5e-4)
-    assert (paper.loss, paper.normalisation) == ("dice", "none")
+    assert (paper.layout, paper.loss, paper.normalisation) == ("paper", "dice", "none")
+    assert not paper.soft_masks
     # B-spline coefficients from N(0, 15 voxels) for half of the samples, and histogram matching; nothing else.
-    assert paper.deformation == DeformationSettings(bspline_probability=0.5, bspline_sigma_voxels=15.0)
+    assert paper.deformation == DeformationSettings(bspline_probability=0.5, bspline_sigma_mm=15.0)
     assert paper.deformation.rotation_degrees == paper.deformation.scaling == paper.deformation.flip_probability == 0
     assert paper.appearance == AppearanceSettings(histogram_matching_probability=0.5)
     others = {key: value for key, value in asdict(paper.appearance).items() if key.endswith("_probability")}
@@ -89,6 +92,8 @@ def test_the_paper_divides_its_rate_by_ten_every_25000_iterations(iteration: int
 def test_the_default_preset_is_a_modern_one() -> None:
     default = load_recipe("default")
     assert (default.optimiser, default.schedule) == ("adamw", "cosine")
+    assert default.layout == "compact"
+    assert default.soft_masks
     assert default.warm_up_iterations > 0
     assert 0.9 < default.averaging_decay < 1
 

@@ -37,7 +37,7 @@ MODERN = replace(
     preprocessing=FIELD,
     synthetic_probability=0.3,
     small_crop_until=0.6,
-    small_crop_size=(16, 32, 16),
+    small_crop_share=0.5,
     anywhere_probability=0.3,
     deformation=DeformationSettings(0.5, 5.0, 10.0, 0.1, 0.5),
     appearance=AppearanceSettings(*[0.5, 0.5, 0.4, 0.5, 0.25, 0.5, 4.0, 0.5, 0.15, 0.5]),
@@ -280,9 +280,9 @@ def inputs_of(run: TrainingRun, n_iterations: int) -> list[Tensor]:
 
 
 def test_crops_are_small_first_and_then_the_whole_field() -> None:
-    run = make_run(replace(PLAIN, iterations=4, batch_size=2, small_crop_until=0.5, small_crop_size=(16, 32, 16)))
+    run = make_run(replace(PLAIN, iterations=4, batch_size=2, small_crop_until=0.5, small_crop_share=0.5))
     # Axes (batch, channel, z, y, x).
-    assert [tuple(image.shape) for image in inputs_of(run, 4)] == [(2, 1, 16, 32, 16)] * 2 + [(2, 1, 16, 32, 32)] * 2
+    assert [tuple(image.shape) for image in inputs_of(run, 4)] == [(2, 1, 16, 16, 16)] * 2 + [(2, 1, 16, 32, 32)] * 2
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
@@ -310,6 +310,25 @@ def test_crops_are_centred_near_the_gland() -> None:
     # Half a voxel is lost where the mask between voxels is rounded.
     assert (largest <= torch.tensor([2.0, 3.0, 3.0]) + 0.5).all()
     assert (largest > torch.tensor([0.5, 1.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("soft_masks", [False, True])
+def test_masks_are_soft_where_the_recipe_says_so(soft_masks: bool) -> None:
+    # A share of 102 / 255 = 0.4 is no prostate, of 204 / 255 = 0.8 is.
+    coverage = torch.full((16, 32, 32), 102, dtype=torch.uint8)
+    coverage[:, :, 16:] = 204
+    case = TrainingCase.from_arrays("", make_case(0).image[:16, :32, :32], coverage)
+    run = make_run(replace(PLAIN, soft_masks=soft_masks), cases=[case])
+    targets = []
+
+    def record(_: Tensor, target: Tensor) -> Tensor:
+        targets.append(target.float())
+        return run.model.output[0][0].weight.sum()
+
+    run.loss_function = record
+    run.step()
+    values = targets[0].unique()
+    torch.testing.assert_close(values, torch.tensor([0.4, 0.8] if soft_masks else [0.0, 1.0]))
 
 
 # Validation
@@ -434,7 +453,7 @@ class OutOfMemory(TrainingRun):
 
 def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    recipe = replace(PLAIN, small_crop_size=(16, 32, 16))
+    recipe = replace(PLAIN, small_crop_share=0.5)
     run = make_run(recipe, cls=OutOfMemory, say=said.append)
     undisturbed = make_run(recipe)
     run.needed = 1
@@ -444,7 +463,7 @@ def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: p
     assert are_same(state_of(run), state_of(undisturbed))
     run.needed = 2
     shapes = [tuple(image.shape[2:]) for image in inputs_of(run, 1)]
-    assert shapes == [(16, 32, 16)]
+    assert shapes == [(16, 16, 16)]
     assert ["computed twice" in said[0], "small crops" in said[1]] == [True, True]
     run.needed = 3
     with pytest.raises(torch.cuda.OutOfMemoryError):

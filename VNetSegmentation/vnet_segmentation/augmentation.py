@@ -63,15 +63,16 @@ def make_sample(
         shape: (depth, height, width) of the crop, in voxels of the network's grid.
 
     Returns:
-        Image as the network takes it, float32, and mask, bool; both (depth, height, width).
+        Image as the network takes it, and the gland's share of each voxel, 0 to 1; both (depth, height, width),
+        float32.
     """
     volumes = sample.case.volumes(device)
-    (image, mask), inside = deform(volumes, sample.centre_voxels, shape, sample.deformation, preprocessing.spacing_mm)
+    (image, share), inside = deform(volumes, sample.centre_voxels, shape, sample.deformation, preprocessing.spacing_mm)
     if sample.matched_quantiles is not None:
         image = match_histogram(image, sample.case.quantiles.to(device), sample.matched_quantiles.to(device))
     if sample.appearance is not None:
         image = change_appearance(image, inside, sample.appearance)
-    return normalise(image, inside, preprocessing.clip_percentiles), mask >= 0.5
+    return normalise(image, inside, preprocessing.clip_percentiles), share
 
 
 def _centre(case: TrainingCase, recipe: Recipe, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,8 @@
 
 The B-spline deformation is the one of Milletari et al., 3DV 2016, section 4, as their code does it: the paper says
 "2x2x2 grid of control points", which a cubic B-spline cannot have; the code has a mesh of 2 elements per axis, so
-5x5x5 coefficients, drawn from a normal distribution, the component through the plane 0. The rotation, scaling and
+5x5x5 coefficients, drawn from a normal distribution, the component through the plane 0. Their 15 voxels of 1 mm are
+15 mm here, so that a recipe means the same on any grid. The rotation, scaling and
 left-right flip are ours.
 """
 
@@ -21,10 +22,11 @@ N_COEFFICIENTS = 5
 
 @dataclass(frozen=True)
 class DeformationSettings:
-    """What `sample_deformation` draws from. Voxels are those of the network's grid."""
+    """What `sample_deformation` draws from."""
 
     bspline_probability: float = 0.5
-    bspline_sigma_voxels: float = 15.0
+    bspline_sigma_mm: float = 15.0
+    """Standard deviation of the coefficients."""
     rotation_degrees: float = 0.0
     """Largest angle about each axis."""
     scaling: float = 0.0
@@ -38,7 +40,7 @@ class Deformation:
     """Parameters of one deformation. Axis order x, y, z."""
 
     coefficients: Tensor
-    """(3, 5, 5, 5): B-spline coefficients of the displacement in voxels, axes (component, z, y, x)."""
+    """(3, 5, 5, 5): B-spline coefficients of the displacement in mm, axes (component, z, y, x)."""
     matrix: Tensor
     """(3, 3): from positions in the crop to positions in the volume, both relative to the crop's centre."""
 
@@ -47,7 +49,7 @@ def sample_deformation(settings: DeformationSettings, generator: torch.Generator
     """Draws a deformation; the same generator state gives the same one. Tensors are float32 on the CPU."""
     coefficients = torch.zeros(3, *[N_COEFFICIENTS] * 3)
     if _uniform(generator, 0, 1) < settings.bspline_probability:
-        coefficients[:2] = settings.bspline_sigma_voxels * torch.randn(2, *[N_COEFFICIENTS] * 3, generator=generator)
+        coefficients[:2] = settings.bspline_sigma_mm * torch.randn(2, *[N_COEFFICIENTS] * 3, generator=generator)
     angles = [math.radians(_uniform(generator, -1, 1) * settings.rotation_degrees) for _ in range(3)]
     scales = [1 + _uniform(generator, -1, 1) * settings.scaling for _ in range(3)]
     if _uniform(generator, 0, 1) < settings.flip_probability:
@@ -85,7 +87,7 @@ def deform(
         volumes: (channels, depth, height, width), float32.
         centre_voxels: (x, y, z) of the crop's centre, in voxels of the volumes.
         shape: (depth, height, width) of the crop.
-        deformation: rotation and scaling act in mm, so that an anisotropic grid is not sheared. None: a plain crop.
+        deformation: it acts in mm, so that an anisotropic grid is not sheared. None: a plain crop.
         spacing_mm: (x, y, z).
 
     Returns:
@@ -104,7 +106,7 @@ def deform(
         + z[:, None, None, None] * matrix[:, 2]
     )
     if deformation.coefficients.any():
-        position = position + displacement_field(deformation.coefficients.to(device), shape)
+        position = position + displacement_field(deformation.coefficients.to(device), shape) / spacing
     size = torch.tensor(volumes.shape[:0:-1], device=device, dtype=torch.float32)
     position = position + centre_voxels.to(device)
     # grid_sample's coordinates with align_corners: -1 and 1 at the first and last voxel's centre.

@@ -28,7 +28,7 @@ NORMALISATIONS = ("none", "batch", "instance")
 
 @dataclass(frozen=True)
 class Layout:
-    """How many 5x5x5 convolutions each stage has, and what follows the last stage."""
+    """How many convolutions each stage has, of which size, and what follows the last stage."""
 
     down: tuple[int, ...]
     """Convolutions of the stages 1 (finest) to 5 (deepest) of the compression path."""
@@ -38,6 +38,8 @@ class Layout:
     """Ends in a 5x5x5 convolution to the labels, PReLU and 1x1x1, instead of one 1x1x1 convolution."""
     residual: bool = True
     """Each stage adds its input to its last convolution's output."""
+    kernel_size: int = 5
+    """Side of the stages' convolutions, in voxels."""
 
 
 LAYOUTS = {
@@ -45,6 +47,9 @@ LAYOUTS = {
     "paper": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False),
     # The same without what each stage adds: what the residual functions are compared with in section 2.
     "plain": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False, residual=False),
+    # The same with 3x3x3 convolutions: 27/125 of their weights and multiplications, which pay for a wider network or a
+    # longer training. A deviation from the paper, whose convolutions are all 5x5x5.
+    "compact": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False, kernel_size=3),
     # The prototxt that the authors published later.
     "caffe": Layout((1, 1, 2, 3, 3), (3, 2, 1, 1), wide_output=True),
     # monai.networks.nets.VNet, which follows a PyTorch copy of the authors' code. MONAI has one more PReLU, before
@@ -57,16 +62,18 @@ def _normalisation(name: str, channels: int) -> nn.Module:
     if name == "batch":
         return nn.BatchNorm3d(channels)
     if name == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
+        # A group for each channel is the same thing as InstanceNorm3d, whose CPU code has no channels_last: forward and
+        # backward took 58 ms against 35 ms for 2 x 16 x 32 x 64 x 64 values, and what follows had to be put in order.
+        return nn.GroupNorm(channels, channels)
     return nn.Identity()
 
 
 class _Convolution(nn.Sequential):
-    """5x5x5 convolution that keeps the size, and its normalisation."""
+    """Convolution that keeps the size, and its normalisation."""
 
-    def __init__(self, in_channels: int, out_channels: int, normalisation: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, normalisation: str, kernel_size: int) -> None:
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, kernel_size=5, padding=2),
+            nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
             _normalisation(normalisation, out_channels),
         )
 
@@ -75,12 +82,13 @@ class _Stage(nn.Module):
     """Convolutions whose input is added to the last one's output before that one's PReLU (section 2)."""
 
     def __init__(
-        self, in_channels: int, channels: int, n_convolutions: int, normalisation: str, residual: bool
+        self, in_channels: int, channels: int, n_convolutions: int, normalisation: str, layout: Layout
     ) -> None:
         super().__init__()
-        self._residual = residual
+        self._residual = layout.residual
         self.convolutions = nn.ModuleList(
-            _Convolution(in_channels if i == 0 else channels, channels, normalisation) for i in range(n_convolutions)
+            _Convolution(in_channels if i == 0 else channels, channels, normalisation, layout.kernel_size)
+            for i in range(n_convolutions)
         )
         self.activations = nn.ModuleList(nn.PReLU(channels) for _ in range(n_convolutions))
 
@@ -114,7 +122,7 @@ class VNet(nn.Module):
 
     Args:
         layout: a name in `LAYOUTS`: ``paper`` (figure 2 and table 1), ``plain`` (that without its residual functions),
-            ``caffe`` (the authors' prototxt) or ``monai``.
+            ``compact`` (that with 3x3x3 convolutions), ``caffe`` (the authors' prototxt) or ``monai``.
         width: channels of the first stage; each stage down doubles them. The paper has 16.
         normalisation: ``none`` as in the paper, ``batch`` or ``instance``; applied after every convolution
             but the last. A deviation from the paper, which has none.
@@ -141,7 +149,7 @@ class VNet(nn.Module):
             _down_step(channels[i], channels[i + 1], normalisation) for i in range(N_STAGES - 1)
         )
         self.down_stages = nn.ModuleList(
-            _Stage(1 if i == 0 else channels[i], channels[i], plan.down[i], normalisation, plan.residual)
+            _Stage(1 if i == 0 else channels[i], channels[i], plan.down[i], normalisation, plan)
             for i in range(N_STAGES)
         )
         self.up_steps = nn.ModuleList()
@@ -151,10 +159,10 @@ class VNet(nn.Module):
             self.up_steps.append(_up_step(below, skip, normalisation))
             # The upsampled half and the skipped half side by side: twice the skip's channels.
             below = 2 * skip
-            self.up_stages.append(_Stage(below, below, n_convolutions, normalisation, plan.residual))
+            self.up_stages.append(_Stage(below, below, n_convolutions, normalisation, plan))
         if plan.wide_output:
             self.output = nn.Sequential(
-                _Convolution(below, 2, normalisation), nn.PReLU(2), nn.Conv3d(2, 2, kernel_size=1)
+                _Convolution(below, 2, normalisation, plan.kernel_size), nn.PReLU(2), nn.Conv3d(2, 2, kernel_size=1)
             )
         else:
             self.output = nn.Sequential(nn.Conv3d(below, 2, kernel_size=1))

@@ -22,7 +22,7 @@ class Recipe:
 
     title: str
     normalisation: str
-    """Of the network, see `network.VNet`."""
+    """Of the network, see `network.VNet`; where a model is trained further, layout and normalisation are its own."""
     loss: str
     """A name in `loss.LOSSES`."""
     optimiser: str
@@ -33,6 +33,8 @@ class Recipe:
     """"cosine", from the learning rate to 0, or "steps", divided by 10 every `iterations_per_step`."""
     iterations: int
     batch_size: int
+    layout: str = "paper"
+    """Of the network, a name in `network.LAYOUTS`."""
     momentum: float = 0.9
     iterations_per_step: int = 25_000
     warm_up_iterations: int = 0
@@ -47,14 +49,18 @@ class Recipe:
     """Keep the weights with the best validation, if there are validation cases, instead of the last ones."""
     patience: int = 0
     """The run ends after so many validations without a gain; 0 for never."""
+    soft_masks: bool = False
+    """Learn the gland's share of each voxel instead of a mask of 0 and 1: on a grid coarser than the scan's, this says
+    where in a voxel the border lies."""
     synthetic_probability: float = 0.0
     """Share of the crops that come from synthetic phantoms."""
     n_synthetic_cases: int = 48
     """Phantoms to draw from; one takes about half a second to make."""
     small_crop_until: float = 0.0
-    """Part of the run that sees `small_crop_size` instead of the model's whole field: most of the learning at
-    less than half of the time."""
-    small_crop_size: tuple[int, int, int] = (96, 96, 48)
+    """Part of the run that sees small crops instead of the model's whole field: most of the learning at less than half
+    of the time."""
+    small_crop_share: float = 0.75
+    """Of each side of the field, rounded to what the network can take."""
     centre_jitter_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Largest distance between the crop's centre and the gland's. All 0: crops are centred on the scan, as in the
     paper's code."""

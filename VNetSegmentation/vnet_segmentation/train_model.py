@@ -223,6 +223,7 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     iterations = options.iterations or recipe.iterations
     return replace(
         recipe,
+        layout=options.layout or recipe.layout,
         normalisation=recipe.normalisation if base is None else base.normalisation,
         preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
         iterations=iterations,
@@ -232,7 +233,7 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
         batch_size=-(-recipe.batch_size // n_processes) * n_processes,
         deformation=replace(
             deformation,
-            bspline_sigma_voxels=deformation.bspline_sigma_voxels * strength,
+            bspline_sigma_mm=deformation.bspline_sigma_mm * strength,
             rotation_degrees=deformation.rotation_degrees * strength,
             scaling=min(_LARGEST_SCALING, deformation.scaling * strength),
         ),
@@ -267,7 +268,7 @@ def _train(
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
     run = TrainingRun(
-        network={"layout": options.layout, "width": options.width},
+        network={"layout": job.recipe.layout, "width": options.width},
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
@@ -366,7 +367,7 @@ def _evaluate(job: _Job, model: Path, cases: Sequence[Case]) -> list[Row]:
 def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Sequence[Split]) -> dict[str, Any]:
     """model.json, but for what `save_bundle` fills in."""
     options, base = job.options, job.base_description
-    title = f"Prostate in T2-weighted MR: V-Net {options.layout}, width {options.width}"
+    title = f"Prostate in T2-weighted MR: V-Net {run.recipe.layout}, width {options.width}"
     if base is not None:
         title = f"{base['title']}, fine-tuned on {len(split.training)} cases"
     training = {

@@ -20,7 +20,7 @@ from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import VNet, prostate_probability
+from vnet_segmentation.network import SIDE_MULTIPLE, VNet, prostate_probability
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
@@ -291,10 +291,10 @@ class TrainingRun:
         total = 0.0
         for case in self.validation:
             sample, device = middle_sample(case), self.device.torch_device
-            image, target = make_sample(sample, self._full_shape, self.recipe.preprocessing, device)
+            image, share = make_sample(sample, self._full_shape, self.recipe.preprocessing, device)
             with self.device.autocast():
                 probability = prostate_probability(network(_as_input(image[None])))[0]
-            prediction = probability >= 0.5
+            prediction, target = probability >= 0.5, share >= 0.5
             both, size = (prediction & target).sum().item(), (prediction.sum() + target.sum()).item()
             total += 2 * both / size if size else 1.0
         return total / len(self.validation)
@@ -427,13 +427,19 @@ class TrainingRun:
         """(depth, height, width) of the crops at this point of the run."""
         if self.fraction >= self.recipe.small_crop_until and not self._only_small_crops:
             return self._full_shape
-        x, y, z = self.recipe.small_crop_size
+        z, y, x = (self._small_side(side) for side in self._full_shape)
         return z, y, x
+
+    def _small_side(self, side: int) -> int:
+        """The multiple that the network needs which is nearest to the small crops' share of a side."""
+        return max(1, round(side * self.recipe.small_crop_share / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
     def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         preprocessing, device = self.recipe.preprocessing, self.device.torch_device
         pairs = [make_sample(sample, self._shape, preprocessing, device) for sample in samples]
-        return _as_input(torch.stack([image for image, _ in pairs])), torch.stack([mask for _, mask in pairs])
+        shares = torch.stack([share for _, share in pairs])
+        targets = shares if self.recipe.soft_masks else shares >= 0.5
+        return _as_input(torch.stack([image for image, _ in pairs])), targets
 
 
 def _as_input(images: Tensor) -> Tensor:

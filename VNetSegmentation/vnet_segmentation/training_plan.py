@@ -25,7 +25,8 @@ class TrainingOptions:
     """Folder of the model to start from, which also says layout, width and preprocessing; None: from scratch."""
     preset: str | None = None
     """None: "finetune" with a base, "default" without."""
-    layout: str = "paper"
+    layout: str | None = None
+    """None: the preset's."""
     width: int = 8
     validation: int | tuple[str, ...] | None = None
     """How many cases to set apart, or which; None: one in five, but with a base and fewer than 10 cases each is

@@ -36,7 +36,7 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
     case = make_synthetic_cases(1, recipe.preprocessing)
-    run = TrainingRun({"layout": options.layout, "width": options.width}, recipe, case, [], [], device, start=base)
+    run = TrainingRun({"layout": recipe.layout, "width": options.width}, recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
     small_s = min(_timed_step(run) for _ in range(_N_TIMED))
@@ -81,10 +81,10 @@ def preview_sample(
         image, _ = prepare_pair(read_scan(other.image), read_mask(other.mask, other.label), preprocessing)
         sample = replace(sample, matched_quantiles=quantiles(image))
     x, y, z = preprocessing.size
-    made = make_sample(sample, (z, y, x), preprocessing, torch.device("cpu"))
+    image, share = make_sample(sample, (z, y, x), preprocessing, torch.device("cpu"))
     grid = _grid(prepare(scan, preprocessing), prepared, preprocessing)
     pictures = []
-    for values in (made[0], made[1].to(torch.uint8)):
+    for values in (image, (share >= 0.5).to(torch.uint8)):
         picture = sitk.GetImageFromArray(values.numpy())
         picture.CopyInformation(grid)
         pictures.append(picture)
