@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,16 +33,20 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     old, description = load_bundle(options.model)
-    preprocessing = load_recipe("default").preprocessing
-    network = resample_kernels(old, Preprocessing.from_dict(description["preprocessing"]), preprocessing)
-    kept = {field: description[field] for field in ("title", "labels", "training")}
+    if old.layout != "paper":
+        parser.error(f"{options.model} has the layout {old.layout}. Choose a model of the layout paper.")
+    old_grid, new_grid = Preprocessing.from_dict(description["preprocessing"]), load_recipe("default").preprocessing
+    new_grid = replace(old_grid, spacing_mm=new_grid.spacing_mm, size=new_grid.size)
+    training = {field: description["training"][field] for field in ("data_terms", "training_cases")}
     save_bundle(
         options.output,
-        network,
-        kept
-        | {
+        resample_kernels(old, old_grid, new_grid),
+        {
             "name": options.output.resolve().name,
-            "preprocessing": preprocessing.as_dict(),
+            "title": f"Prostate in T2-weighted MR: V-Net compact, width {old.width}, not trained as such",
+            "preprocessing": new_grid.as_dict(),
+            "labels": description["labels"],
+            "training": training,
             "metrics": {},
             "parent": {"name": description["name"], "sha256": description["weights"]["sha256"]},
         },
@@ -66,7 +71,8 @@ def resample_kernels(old: VNet, old_grid: Preprocessing, new_grid: Preprocessing
 
 
 def _interpolation(old_mm: float, new_mm: float) -> Tensor:
-    """(5, 3): share of each of 3 new points, `new_mm` apart, in each of 5 old ones, around the same middle."""
+    """(5, 3): share of each of 3 new points, `new_mm` apart, in each of 5 old ones, around the same middle. The
+    outermost old points, where they lie beyond the new ones, belong to these alone."""
     position = (old_mm / new_mm * (torch.arange(5) - 2)).clamp(-1, 1)
     return (1 - (position[:, None] - torch.tensor([-1.0, 0.0, 1.0])).abs()).clamp(min=0)
 

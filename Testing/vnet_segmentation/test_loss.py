@@ -69,3 +69,17 @@ def test_a_right_answer_costs_less_than_a_wrong_one(name):
     target[:, 1:3, 1:3, 1:3] = 1
     right = torch.stack([1 - target, target], 1) * 8
     assert LOSSES[name](right, target) < 0.1 < LOSSES[name](-right, target)
+
+
+def test_a_soft_mask_counts_for_both_classes():
+    # d = logit(0.8): -log p = 0.2231, -log(1 - p) = 1.6094. Shares of 0.25 and 0.75 are one voxel of each class in all.
+    logits = torch.zeros(1, 2, 1, 1, 2)
+    logits[:, 1] = math.log(4)
+    target = torch.tensor([[[[0.25, 0.75]]]])
+    expected = (-math.log(0.8) - math.log(0.2)) / 2
+    assert weighted_logistic_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+    assert LOSSES["dice+logistic"](logits, target).item() == pytest.approx(
+        # D = 2 (0.8 x 1) / (2 x 0.64 + 0.0625 + 0.5625)
+        1 - 1.6 / 1.905 + (-math.log(0.8) - math.log(0.2)) / 2,
+        rel=1e-5,
+    )

@@ -13,6 +13,7 @@ from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, SIDE_MULTIPLE
+from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -31,10 +32,9 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
     assert recipe.iterations > recipe.warm_up_iterations
     assert recipe.layout in LAYOUTS
     assert all(side % SIDE_MULTIPLE == 0 for side in recipe.preprocessing.size)
-    # In the fourth stage, at 1/8, the feature map is at least as large as the kernel: torch's bfloat16 gradients on the
-    # CPU are wrong otherwise.
-    multiples = [round(side * recipe.small_crop_share / SIDE_MULTIPLE) for side in recipe.preprocessing.size]
-    assert min(multiples) * SIDE_MULTIPLE >= 8 * LAYOUTS[recipe.layout].kernel_size
+    # In the fourth stage, at 1/8, the feature map is at least as large as the kernel: on a CPU with bfloat16 the stage
+    # would be computed in float32 otherwise, see VNet.
+    assert min(recipe.small_crop_size) >= 8 * LAYOUTS[recipe.layout].kernel_size
     settings = recipe.as_dict()
     probabilities = [
         value
@@ -50,6 +50,13 @@ def test_a_preset_has_known_names_and_sensible_numbers(name: str) -> None:
 def test_a_recipe_comes_back_from_json(name: str) -> None:
     recipe = load_recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_small_crops_are_a_share_of_each_side() -> None:
+    # 80 x 0.75 = 60, 48 x 0.75 = 36 and 16 x 0.75 = 12, each to the nearest multiple of 16.
+    recipe = replace(load_recipe("default"), preprocessing=Preprocessing(size=(80, 48, 16)))
+    assert recipe.small_crop_size == (64, 32, 16)
+    assert replace(recipe, small_crop_share=0.1).small_crop_size == (16, 16, 16)
 
 
 def test_the_paper_preset_is_the_paper() -> None:

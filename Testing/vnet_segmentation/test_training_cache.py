@@ -99,6 +99,19 @@ def test_the_gland_is_where_the_scan_has_it() -> None:
     assert case.gland_centre.tolist() == pytest.approx([24.0, 15.125, 12.5], abs=0.1)
 
 
+def test_of_a_finer_mask_all_that_lies_in_a_voxel_counts() -> None:
+    # Columns of 0.25 mm, six in a voxel of 1.5 mm; the mask ends after a third of voxel 8, before its middle.
+    columns = np.zeros((16, 16, 96), np.uint8)
+    columns[:, :, : 6 * 8 + 2] = 1
+    mask = sitk.GetImageFromArray(columns)
+    mask.SetSpacing((0.25, 1.5, 2.0))
+    preprocessing = Preprocessing(spacing_mm=(1.5, 1.5, 2.0))
+    _, coverage = prepare_pair(sitk.Cast(mask, sitk.sitkFloat32), mask, preprocessing)
+    assert coverage.shape == (16, 16, 16)
+    assert coverage[8, 8, 8].item() == pytest.approx(255 / 3, abs=10)
+    assert coverage[8, 8, [0, 5, 11, 15]].tolist() == [255, 255, 0, 0]
+
+
 @pytest.mark.parametrize("orientation", ["RAS", "SLA", "PIR"])
 def test_axes_of_the_file_make_no_difference(orientation: str) -> None:
     scan, mask = make_pair()

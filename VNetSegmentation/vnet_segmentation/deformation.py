@@ -3,8 +3,7 @@
 The B-spline deformation is the one of Milletari et al., 3DV 2016, section 4, as their code does it: the paper says
 "2x2x2 grid of control points", which a cubic B-spline cannot have; the code has a mesh of 2 elements per axis, so
 5x5x5 coefficients, drawn from a normal distribution, the component through the plane 0. Their 15 voxels of 1 mm are
-15 mm here, so that a recipe means the same on any grid. The rotation, scaling and
-left-right flip are ours.
+15 mm here, so that a recipe means the same on any grid. The rotation, scaling and left-right flip are ours.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Rung:
 
     device: Device
     tiled: bool
-    """In overlapping tiles of about a third of the crop, one after the other, rather than in one piece."""
+    """In overlapping tiles of two fifths of the crop, one after the other, rather than in one piece."""
 
     def __str__(self) -> str:
         return f"{self.device.name} in {self.device.precision}{', in tiles' if self.tiled else ''}"
@@ -109,7 +109,7 @@ class Predictor:
         return prostate_probability(logits)[0].cpu()
 
 
-def blend_tiles(crop: Tensor, predict: Callable[[Tensor], Tensor], fraction: float = 0.625) -> Tensor:
+def blend_tiles(crop: Tensor, predict: Callable[[Tensor], Tensor], fraction: float = 0.6) -> Tensor:
     """Predictions of overlapping tiles in plane, weighted by the distance to each tile's border.
 
     Args:

@@ -6,12 +6,13 @@ Image Segmentation", 3DV 2016, section 2, figure 2 and table 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 N_STAGES = 5
@@ -35,7 +36,7 @@ class Layout:
     up: tuple[int, ...]
     """Convolutions of the stages 4 to 1 of the decompression path."""
     wide_output: bool
-    """Ends in a 5x5x5 convolution to the labels, PReLU and 1x1x1, instead of one 1x1x1 convolution."""
+    """Ends in one more such convolution, to the labels, PReLU and 1x1x1, instead of one 1x1x1 convolution."""
     residual: bool = True
     """Each stage adds its input to its last convolution's output."""
     kernel_size: int = 5
@@ -48,7 +49,7 @@ LAYOUTS = {
     # The same without what each stage adds: what the residual functions are compared with in section 2.
     "plain": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False, residual=False),
     # The same with 3x3x3 convolutions: 27/125 of their weights and multiplications, which pay for a wider network or a
-    # longer training. A deviation from the paper, whose convolutions are all 5x5x5.
+    # longer training. A deviation from the paper, whose stages have 5x5x5.
     "compact": Layout((1, 2, 3, 3, 3), (3, 3, 2, 1), wide_output=False, kernel_size=3),
     # The prototxt that the authors published later.
     "caffe": Layout((1, 1, 2, 3, 3), (3, 2, 1, 1), wide_output=True),
@@ -62,10 +63,22 @@ def _normalisation(name: str, channels: int) -> nn.Module:
     if name == "batch":
         return nn.BatchNorm3d(channels)
     if name == "instance":
-        # A group for each channel is the same thing as InstanceNorm3d, whose CPU code has no channels_last: forward and
-        # backward took 58 ms against 35 ms for 2 x 16 x 32 x 64 x 64 values, and what follows had to be put in order.
-        return nn.GroupNorm(channels, channels)
+        return _InstanceNorm(channels, affine=True)
     return nn.Identity()
+
+
+class _InstanceNorm(nn.InstanceNorm3d):
+    """The same as its base, by way of groups of one channel on the CPU.
+
+    There torch's instance normalisation does not know channels_last, and leaves an order that the next convolution has
+    to undo: forward and backward took 58 ms against 35 ms for 2 x 16 x 32 x 64 x 64 values on one core. On a GPU,
+    autocast computes groups in float32, instances not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            return functional.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        return super().forward(x)
 
 
 class _Convolution(nn.Sequential):
@@ -81,13 +94,11 @@ class _Convolution(nn.Sequential):
 class _Stage(nn.Module):
     """Convolutions whose input is added to the last one's output before that one's PReLU (section 2)."""
 
-    def __init__(
-        self, in_channels: int, channels: int, n_convolutions: int, normalisation: str, layout: Layout
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, n_convolutions: int, normalisation: str, plan: Layout) -> None:
         super().__init__()
-        self._residual = layout.residual
+        self._residual = plan.residual
         self.convolutions = nn.ModuleList(
-            _Convolution(in_channels if i == 0 else channels, channels, normalisation, layout.kernel_size)
+            _Convolution(in_channels if i == 0 else channels, channels, normalisation, plan.kernel_size)
             for i in range(n_convolutions)
         )
         self.activations = nn.ModuleList(nn.PReLU(channels) for _ in range(n_convolutions))
@@ -143,6 +154,7 @@ class VNet(nn.Module):
         self.recomputes = False
         """In training, compute each stage's activations a second time instead of keeping them: less memory, slower."""
         plan = LAYOUTS[layout]
+        self._kernel_size = plan.kernel_size
         channels = [width * 2**i for i in range(N_STAGES)]
 
         self.down_steps = nn.ModuleList(
@@ -190,24 +202,23 @@ class VNet(nn.Module):
             skips.append(x)
             x = self._stage(stage, step(x))
         skips.append(x)
-        x = self._stage(self._deepest_stage, self.down_steps[-1](x))
+        x = self._stage(self.down_stages[-1], self.down_steps[-1](x))
         for step, stage in zip(self.up_steps, self.up_stages, strict=True):
             x = self._stage(stage, torch.cat([step(x), skips.pop()], dim=1))
         return self.output(x)
 
-    def _stage(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        # torch 2.13 on the CPU computes a wrong bfloat16 weight gradient of a convolution whose feature map is smaller
+        # than its kernel, as in the deepest stage (8 x 8 x 4 under 5x5x5): infinite or NaN. The forward pass is right.
+        is_wrong = torch.is_grad_enabled() and x.device.type == "cpu" and min(x.shape[2:]) < self._kernel_size
+        with torch.autocast("cpu", enabled=False) if is_wrong else nullcontext():
+            return self._recomputed(stage, x.float() if is_wrong else x)
+
+    def _recomputed(self, stage: nn.Module, x: Tensor) -> Tensor:
         # Batch normalisation would count every batch twice.
         if self.recomputes and self.normalisation != "batch" and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(stage, x, use_reentrant=False))
-        return stage(x)
-
-    def _deepest_stage(self, x: Tensor) -> Tensor:
-        # torch 2.13 on the CPU computes a wrong bfloat16 weight gradient of a convolution whose feature map is
-        # smaller than its kernel, as it is here (8 x 8 x 4 under 5x5x5): infinite or NaN. The forward pass is right.
-        if torch.is_grad_enabled() and x.device.type == "cpu":
-            with torch.autocast("cpu", enabled=False):
-                return self.down_stages[-1](x.float())
-        return self.down_stages[-1](x)
+        return cast(Tensor, stage(x))
 
 
 def prostate_probability(logits: Tensor) -> Tensor:

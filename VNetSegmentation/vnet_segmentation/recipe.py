@@ -11,6 +11,7 @@ from typing import Any
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.network import SIDE_MULTIPLE
 from vnet_segmentation.preprocessing import Preprocessing
 
 RECIPES_FOLDER = Path(__file__).parent / "presets" / "recipes"
@@ -21,8 +22,11 @@ class Recipe:
     """Settings of a training run. Sizes and lengths in axis order x, y, z."""
 
     title: str
+    layout: str
+    """Of the network, a name in `network.LAYOUTS`. Where a model is trained further, layout and normalisation are its
+    own."""
     normalisation: str
-    """Of the network, see `network.VNet`; where a model is trained further, layout and normalisation are its own."""
+    """Of the network, see `network.VNet`."""
     loss: str
     """A name in `loss.LOSSES`."""
     optimiser: str
@@ -33,8 +37,6 @@ class Recipe:
     """"cosine", from the learning rate to 0, or "steps", divided by 10 every `iterations_per_step`."""
     iterations: int
     batch_size: int
-    layout: str = "paper"
-    """Of the network, a name in `network.LAYOUTS`."""
     momentum: float = 0.9
     iterations_per_step: int = 25_000
     warm_up_iterations: int = 0
@@ -60,7 +62,7 @@ class Recipe:
     """Part of the run that sees small crops instead of the model's whole field: most of the learning at less than half
     of the time."""
     small_crop_share: float = 0.75
-    """Of each side of the field, rounded to what the network can take."""
+    """Of each side of the field, see `small_crop_size`."""
     centre_jitter_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Largest distance between the crop's centre and the gland's. All 0: crops are centred on the scan, as in the
     paper's code."""
@@ -70,6 +72,15 @@ class Recipe:
     """What the network sees, in training and whenever the model is used."""
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
+
+    @property
+    def small_crop_size(self) -> tuple[int, int, int]:
+        """(x, y, z) in voxels: the share of each side, rounded to the multiple that the network needs."""
+        x, y, z = (
+            max(1, round(side * self.small_crop_share / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+            for side in self.preprocessing.size
+        )
+        return x, y, z
 
     def learning_rate_at(self, iteration: int, progress: float) -> float:
         """Learning rate of an iteration (from 0), `progress` in [0, 1] being the part of the run that is done."""

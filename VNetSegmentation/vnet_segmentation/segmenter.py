@@ -32,9 +32,11 @@ ProgressCallback = Callable[[float, str], None]
 _MARGIN_MM = 12.0
 """A gland that comes nearer than this to the border of the field, where the scan goes on, is looked at again."""
 _MAX_MOVES = 3
-_SECOND_LOOK_SHIFT = (8, 8, 6)
-"""Voxels along x, y, z: half of the deepest stage's stride and less. A mirrored look from the same place agrees with
-the first even where both are wrong."""
+_SECOND_LOOK_SHIFT_MM = (8.0, 8.0, 9.0)
+"""Along x, y, z: half of the deepest stage's stride and less. A mirrored look from the same place agrees with the first
+even where both are wrong."""
+_LEAST_MOVE_MM = 2.0
+"""Less is no other look."""
 _SMALLEST_GLAND_ML, _LARGEST_GLAND_ML = 10.0, 350.0
 """Beyond either a person is told; less than the first is looked for elsewhere, too."""
 _CONVINCING = 0.88
@@ -228,8 +230,9 @@ class Segmenter:
 
     def _second_look(self, prepared: sitk.Image, look: _Look) -> Tensor:
         """The probability in `look`'s field as seen from a shifted field, left and right exchanged."""
-        x, y, z = _SECOND_LOOK_SHIFT
-        middle = [(n - 1) / 2 + step for n, step in zip(self.preprocessing.size, _SECOND_LOOK_SHIFT, strict=True)]
+        shift_mm, spacing_mm = np.array(_SECOND_LOOK_SHIFT_MM), np.array(self.preprocessing.spacing_mm)
+        x, y, z = (max(1, round(steps)) for steps in shift_mm / spacing_mm)
+        middle = [(n - 1) / 2 + steps for n, steps in zip(self.preprocessing.size, (x, y, z), strict=True)]
         centre = np.array(look.grid.TransformContinuousIndexToPhysicalPoint(middle))
         shifted, _ = crop(prepared, centre, self.preprocessing)
         seen = self._predictor.probability(shifted.flip(2)).flip(2)
@@ -261,8 +264,7 @@ class Segmenter:
         low, high = look.gland
         middle = (np.array(self.preprocessing.size) - 1) / 2
         target = np.where(_is_near_open_border(look.gland, look.grid, prepared, _MARGIN_MM), (low + high) / 2, middle)
-        # Less than two voxels is no other look.
-        if (np.abs(target - middle) < 2).all():
+        if (np.abs(target - middle) * self.preprocessing.spacing_mm < _LEAST_MOVE_MM).all():
             return None
         return np.array(look.grid.TransformContinuousIndexToPhysicalPoint(target.tolist()))
 

@@ -268,7 +268,7 @@ def _train(
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
     run = TrainingRun(
-        network={"layout": job.recipe.layout, "width": options.width},
+        width=options.width,
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
@@ -340,7 +340,7 @@ def _judge_fold(
     rows = _judge(job, run, fold, f"fold-{number + 1}")
     with atomic_path(results) as temporary:
         temporary.write_text(json.dumps({"identity": identity, "rows": [asdict(row) for row in rows]}), "utf-8")
-    # 300 MB that nothing needs any more.
+    # As large as four models, and nothing needs it any more.
     results.with_suffix(".safetensors").unlink(missing_ok=True)
     return rows
 

@@ -20,7 +20,7 @@ from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import SIDE_MULTIPLE, VNet, prostate_probability
+from vnet_segmentation.network import VNet, prostate_probability
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
@@ -56,7 +56,7 @@ class TrainingRun:
     crops only, then the CPU.
 
     Args:
-        network: {"layout": ..., "width": ...}; the normalisation is the recipe's.
+        width: channels of the network's first stage; layout and normalisation are the recipe's.
         cases: to learn from.
         validation: never learned from.
         synthetic: phantoms, drawn with the recipe's probability.
@@ -71,7 +71,7 @@ class TrainingRun:
         UserError: there are no cases.
     """
 
-    network: dict[str, Any]
+    width: int
     recipe: Recipe
     cases: Sequence[TrainingCase]
     validation: Sequence[TrainingCase]
@@ -100,7 +100,7 @@ class TrainingRun:
         # The initial weights are drawn by torch's own generator, which belongs to the caller: it is put back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.model = VNet(**self.network, normalisation=self.recipe.normalisation)
+            self.model = VNet(self.recipe.layout, self.width, self.recipe.normalisation)
         if self.start is not None:
             self.model.load_state_dict(self.start.state_dict())
         self._place(self.model)
@@ -348,14 +348,14 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged or belongs to another run (network, recipe, cases or seed differ).
+            UserError: the checkpoint is damaged or belongs to another run (width, recipe, cases or seed differ).
         """
         tensors, state = read_checkpoint(path)
         different = [key for key, value in self._identity().items() if state["identity"].get(key) != value]
         if different:
             raise UserError(
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
-                "Resume with the same data and options, or choose another output."
+                "Resume with the same data, options and version of this program, or choose another output."
             )
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
         for name, value in tensors.items():
@@ -378,7 +378,7 @@ class TrainingRun:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "network": self.network,
+            "width": self.width,
             "recipe": _plain(self.recipe.as_dict()),
             "training cases": [case.name for case in self.cases],
             "validation cases": [case.name for case in self.validation],
@@ -427,12 +427,8 @@ class TrainingRun:
         """(depth, height, width) of the crops at this point of the run."""
         if self.fraction >= self.recipe.small_crop_until and not self._only_small_crops:
             return self._full_shape
-        z, y, x = (self._small_side(side) for side in self._full_shape)
+        x, y, z = self.recipe.small_crop_size
         return z, y, x
-
-    def _small_side(self, side: int) -> int:
-        """The multiple that the network needs which is nearest to the small crops' share of a side."""
-        return max(1, round(side * self.recipe.small_crop_share / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
     def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         preprocessing, device = self.recipe.preprocessing, self.device.torch_device

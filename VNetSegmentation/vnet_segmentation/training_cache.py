@@ -23,10 +23,10 @@ from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.phantom import make_phantom
-from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, orient, prepare
+from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, orient, prepare, smooth_for_spacing
 from vnet_segmentation.scans import read_scan
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when what is stored changes, so that older caches are not mistaken for current ones."""
 
 _TEXT_HEADERS = (".mhd", ".nhdr")
@@ -80,7 +80,9 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
     field_mm = [min(n * s, _LARGEST_FIELD_MM) for n, s in zip(prepared.GetSize(), prepared.GetSpacing(), strict=True)]
     x, y, z = (max(1, math.ceil(f / s)) for f, s in zip(field_mm, preprocessing.spacing_mm, strict=True))
     grid = grid_around(prepared, centre_mm(prepared), preprocessing.spacing_mm, (x, y, z))
-    coverage = sitk.Resample(sitk.Cast(orient(mask), sitk.sitkFloat32), grid, sitk.Transform(), sitk.sitkLinear, 0.0)
+    # Smoothed like the scan: of finer voxels, all that lie in a coarse one count.
+    fine = smooth_for_spacing(sitk.Cast(orient(mask), sitk.sitkFloat32), preprocessing.spacing_mm)
+    coverage = sitk.Resample(fine, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
     # The last half voxel at the border has no neighbour to interpolate with: its nearest value is better than 0.
     interpolator = sitk.ResampleImageFilter()
     interpolator.SetReferenceImage(grid)
@@ -88,7 +90,8 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
     interpolator.SetUseNearestNeighborExtrapolator(True)
     image = interpolator.Execute(prepared)
     parts = torch.from_numpy(sitk.GetArrayFromImage(coverage)) * 255
-    return torch.from_numpy(sitk.GetArrayFromImage(image)), parts.round().to(torch.uint8)
+    # The Gaussian, which is recursive, swings by a thousandth.
+    return torch.from_numpy(sitk.GetArrayFromImage(image)), parts.round().clamp(0, 255).to(torch.uint8)
 
 
 def load_cases(

@@ -36,7 +36,7 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
     case = make_synthetic_cases(1, recipe.preprocessing)
-    run = TrainingRun({"layout": recipe.layout, "width": options.width}, recipe, case, [], [], device, start=base)
+    run = TrainingRun(options.width, recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
     small_s = min(_timed_step(run) for _ in range(_N_TIMED))
@@ -78,8 +78,8 @@ def preview_sample(
     sample = draw_sample(recipe, [prepared], [], torch.Generator().manual_seed(seed))
     sample = replace(sample, centre_voxels=prepared.gland_centre)
     if other is not None and options.histogram_matching:
-        image, _ = prepare_pair(read_scan(other.image), read_mask(other.mask, other.label), preprocessing)
-        sample = replace(sample, matched_quantiles=quantiles(image))
+        look, _ = prepare_pair(read_scan(other.image), read_mask(other.mask, other.label), preprocessing)
+        sample = replace(sample, matched_quantiles=quantiles(look))
     x, y, z = preprocessing.size
     image, share = make_sample(sample, (z, y, x), preprocessing, torch.device("cpu"))
     grid = _grid(prepare(scan, preprocessing), prepared, preprocessing)
