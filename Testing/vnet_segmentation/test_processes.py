@@ -78,11 +78,12 @@ def test_gradients_and_loss_of_a_step_equal_those_of_one_process_with_the_same_b
     runs: tuple[dict, list[dict]],
 ) -> None:
     alone, shared = runs
+    largest = max(gradient.abs().max().item() for gradient in alone["gradients"].values())
     for process in shared:
         assert process["loss"] == pytest.approx(alone["loss"], rel=1e-6)
         for name, gradient in alone["gradients"].items():
-            # Another order of the sum over the batch.
-            tolerance = 1e-5 * gradient.abs().max().item() + 1e-9
+            # Another order of the sum over the batch. A bias that is normalised away has a gradient of rounding alone.
+            tolerance = 1e-5 * gradient.abs().max().item() + 1e-6 * largest
             assert torch.allclose(process["gradients"][name], gradient, rtol=1e-4, atol=tolerance), name
 
 
