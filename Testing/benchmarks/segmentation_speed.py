@@ -30,7 +30,8 @@ from vnet_segmentation.network import VNet
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from vnet_segmentation.segmenter import Segmenter
 
-CROP_SHAPE = (1, 1, 64, 128, 128)
+PAPER_SHAPE, BUNDLED_SHAPE = (1, 1, 64, 128, 128), (1, 1, 48, 80, 80)
+"""128 x 128 x 96 mm in voxels of 1 x 1 x 1.5 mm, and 120 x 120 x 96 mm in voxels of 1.5 x 1.5 x 2 mm."""
 SCAN_GRID = PhantomGrid(size=(384, 384, 20), spacing_mm=(0.5, 0.5, 3.0))
 
 
@@ -51,12 +52,14 @@ def main() -> None:
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}")
     print(f"Device: {device.name} in {device.precision}. {device.reason}\n")
     peer = _time(_monai_forward(device), options.repeats, device)
-    narrow = _time(_forward(VNet("paper", 8, "instance"), device), options.repeats, device)
-    same = _time(_forward(VNet("monai", 16, "batch"), device), options.repeats, device)
+    narrow = _time(_forward(VNet("paper", 8, "instance"), PAPER_SHAPE, device), options.repeats, device)
+    same = _time(_forward(VNet("monai", 16, "batch"), PAPER_SHAPE, device), options.repeats, device)
+    bundled = _time(_forward(VNet("compact", 8, "instance"), BUNDLED_SHAPE, device), options.repeats, device)
     print(f"{'forward of one 128 x 128 x 64 volume':58}{'s':>8}{'ratio':>8}")
     print(f"{'MONAI VNet, width 16, float32, as it comes':58}{peer:8.2f}{1:8.1f}")
     print(f"{f'layout paper, width 8, {device.precision}':58}{narrow:8.2f}{peer / narrow:8.1f}")
-    print(f"{f'layout monai, width 16, {device.precision}':58}{same:8.2f}{peer / same:8.1f}\n")
+    print(f"{f'layout monai, width 16, {device.precision}':58}{same:8.2f}{peer / same:8.1f}")
+    print(f"{f'bundled: compact, width 8, 80 x 80 x 48, {device.precision}':58}{bundled:8.2f}{peer / bundled:8.1f}\n")
 
     scan, _ = make_phantom(0, SCAN_GRID)
     segmenter = Segmenter(find_model(None), device)
@@ -80,9 +83,9 @@ def _time(function: Callable[[], object], repeats: int, device: Device) -> float
     return statistics.median(seconds[1:])
 
 
-def _forward(network: VNet, device: Device) -> Callable[[], object]:
+def _forward(network: VNet, shape: tuple[int, ...], device: Device) -> Callable[[], object]:
     network.eval().to(device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    volume = torch.randn(CROP_SHAPE, device=device.torch_device).to(memory_format=torch.channels_last_3d)
+    volume = torch.randn(shape, device=device.torch_device).to(memory_format=torch.channels_last_3d)
 
     def forward() -> object:
         with torch.inference_mode(), device.autocast():
@@ -95,7 +98,7 @@ def _monai_forward(device: Device) -> Callable[[], object]:
     from monai.networks.nets import VNet as MonaiVNet
 
     network = MonaiVNet(spatial_dims=3, in_channels=1, out_channels=2).eval().to(device.torch_device)
-    volume = torch.randn(CROP_SHAPE, device=device.torch_device)
+    volume = torch.randn(PAPER_SHAPE, device=device.torch_device)
 
     def forward() -> object:
         with torch.inference_mode():
