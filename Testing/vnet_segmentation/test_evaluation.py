@@ -102,7 +102,7 @@ def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:
 
     def segment(image: sitk.Image, threshold: float) -> SimpleNamespace:
         thresholds.append(threshold)
-        return SimpleNamespace(mask=mask(2))
+        return SimpleNamespace(mask=mask(2), report={"confidence": {"value": 0.7, "level": "low"}})
 
     rows = list(evaluate_cases(cast(Segmenter, SimpleNamespace(segment=segment)), cases, threshold=0.4))
     # 8 of 10 columns in common.
@@ -111,6 +111,7 @@ def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:
         ("Case01", "B", pytest.approx(0.8)),
         ("Case02", "", pytest.approx(0.8)),
     ]
+    assert [r.confidence for r in rows] == [0.7] * 3
     assert thresholds == [0.4] * 3
 
 
@@ -133,6 +134,15 @@ def test_results_are_paired_by_name(cases: list[Case], tmp_path: Path) -> None:
     rows = list(compare_results(results, cases))
     assert [(r.case, r.site) for r in rows] == [("Case00", "A"), ("Case01", "B"), ("Case02", "")]
     assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_a_report_beside_a_result_has_its_confidence(cases: list[Case], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write(mask(1), *(results / f"{case.name}_prostate.nii.gz" for case in cases))
+    (results / "Case00_prostate.json").write_text('{"confidence": {"value": 0.9, "level": "medium"}}')
+    # Of another program.
+    (results / "Case01_prostate.json").write_text('["confidence"]')
+    assert [r.confidence for r in compare_results(results, cases)] == [0.9, None, None]
 
 
 def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> None:
@@ -215,6 +225,19 @@ def test_columns_of_the_table_stand_below_their_headings() -> None:
     assert len({len(line) for line in lines[:-1]}) == 1
 
 
+def test_table_says_what_the_confidence_is_worth() -> None:
+    confidence_and_dice = [(0.5, 0.6), (0.6, 0.7), (0.7, 0.84), (0.95, 0.8), (0.95, 0.9)]
+    rows = [replace(row("", "", dice, 0.0), confidence=confidence) for confidence, dice in confidence_and_dice]
+    # Ranks 1 2 3 4.5 4.5 and 1 2 4 3 5: their covariance 8 over sqrt(9.5 * 10).
+    assert format_table(rows).splitlines()[-1] == (
+        "Confidence: rank correlation with the Dice 0.82; masks under Dice 0.85 that are not called high: 3 of 4"
+    )
+    # Not of few, and not where all are equally sure.
+    assert "Confidence" not in format_table(rows[1:])
+    assert "Confidence" not in format_table([replace(r, confidence=0.5) for r in rows])
+    assert "Confidence" not in format_table(ROWS)
+
+
 def test_table_without_sites() -> None:
     lines = format_table([replace(r, site="") for r in ROWS]).splitlines()
     assert "site" not in lines[0]
@@ -231,11 +254,12 @@ def test_long_names_and_missed_glands_keep_the_table_narrow() -> None:
 
 
 def test_csv_has_every_metric_of_every_case(tmp_path: Path) -> None:
-    write_table(ROWS, tmp_path / "new" / "table.csv")
+    write_table([replace(ROWS[0], confidence=0.912), *ROWS[1:]], tmp_path / "new" / "table.csv")
     with open(tmp_path / "new" / "table.csv", encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [line["case"] for line in table] == ["Case00", "Case01", "Case02"]
-    assert set(table[0]) == {"case", "site", *ROWS[0].metrics()}
+    assert set(table[0]) == {"case", "site", "confidence", *ROWS[0].metrics()}
+    assert [line["confidence"] for line in table] == ["0.912", "", ""]
     assert float(table[1]["relative_volume_difference_percent"]) == -30
     assert float(table[2]["apex_dice"]) == pytest.approx(0.5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.csv"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.confidence import LEVELS
 from vnet_segmentation.dataset import VOLUME_SUFFIXES, Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
@@ -37,6 +41,9 @@ _COLUMNS = (
     ("apex Dice", "apex_dice", "11.3f"),
     ("HD95 mm", "apex_hausdorff95_mm", "9.2f"),
 )
+_POOR_DICE = 0.85
+"""A mask under it should not be called sure: readers agree better with each other."""
+_MIN_CASES_TO_RANK = 5
 _MAX_CASE_WIDTH = 24
 _MAX_SITE_WIDTH = 9
 _MAX_NAMES = 8
@@ -51,12 +58,14 @@ class Row:
     case: str
     site: str
     comparison: Comparison
+    confidence: float | None = None
+    """What the segmentation said of itself, in [0, 1], see `confidence`; None where that is not known."""
 
     @staticmethod
     def from_dict(row: dict[str, Any]) -> Row:
         """The inverse of `dataclasses.asdict`."""
         parts = {part: Agreement(**agreement) for part, agreement in row["comparison"].items()}
-        return Row(row["case"], row["site"], Comparison(**parts))
+        return Row(row["case"], row["site"], Comparison(**parts), row.get("confidence"))
 
     def metrics(self) -> dict[str, float]:
         """By name: those of `metrics.Agreement` for the whole gland, then with base_ and with apex_ before the name."""
@@ -88,13 +97,11 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
         UserError: a scan or mask cannot be used, or they lie on different grids.
     """
 
-    def pairs() -> Iterator[Pair]:
-        for case in cases:
-            scan, reference = read_scan(case.image), read_mask(case.mask, case.label)
-            check_same_grid(scan, reference, str(case.image), str(case.mask))
-            yield case.name, case.site, segmenter.segment(scan, threshold).mask, reference
-
-    return evaluate_pairs(pairs())
+    for case in cases:
+        scan, reference = read_scan(case.image), read_mask(case.mask, case.label)
+        check_same_grid(scan, reference, str(case.image), str(case.mask))
+        result = segmenter.segment(scan, threshold)
+        yield Row(case.name, case.site, compare(result.mask, reference), result.report["confidence"]["value"])
 
 
 def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
@@ -102,7 +109,8 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
     ``_segmentation`` after it. A case without one counts as a gland that was missed. Such cases, and masks that belong
-    to no case, are named in warnings of this module's logger.
+    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
+    confidence.
 
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
@@ -123,7 +131,10 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     missing = [case.name for case in cases if case.name not in found]
     if missing:
         _log.warning("Counted as missed glands, because they have no mask in %s: %s", results, _list_names(missing))
-    return evaluate_pairs(_pair(case, found.get(case.name)) for case in cases)
+    return (
+        replace(row, confidence=_reported_confidence(found.get(row.case)))
+        for row in evaluate_pairs(_pair(case, found.get(case.name)) for case in cases)
+    )
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -158,6 +169,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def format_table(rows: Sequence[Row]) -> str:
     """Table for a terminal, at most 110 characters wide: a line per case, then the means and the worst of each metric.
 
+    Where at least five cases have a confidence, a last line says what it is worth: its rank correlation with the Dice
+    (Spearman's), and how many of the masks under Dice 0.85 are not called high.
+
     Args:
         rows: at least one. Means by site follow if any of them has a site.
     """
@@ -186,6 +200,7 @@ def format_table(rows: Sequence[Row]) -> str:
             line(f"mean of {len(rows)}", "all", numbers(mean)),
             line("worst", "", numbers(_worst(rows))),
             f"Mean volume difference without its sign: {mean['absolute_volume_difference_percent']:.1f} %",
+            *_confidence_lines(rows),
         ]
     )
 
@@ -200,11 +215,12 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         UserError: the file cannot be written.
     """
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["case", "site", *rows[0].metrics()])
+        table = csv.DictWriter(file, ["case", "site", "confidence", *rows[0].metrics()])
         table.writeheader()
         for row in rows:
             values = {name: f"{value:.4f}" for name, value in row.metrics().items()}
-            table.writerow({"case": row.case, "site": row.site, **values})
+            confidence = "" if row.confidence is None else f"{row.confidence:.3f}"
+            table.writerow({"case": row.case, "site": row.site, "confidence": confidence, **values})
 
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
@@ -245,6 +261,38 @@ def _pair(case: Case, result_file: Path | None) -> Pair:
     result = read_mask(result_file)
     check_same_grid(result, reference, str(result_file), str(case.mask))
     return case.name, case.site, result, reference
+
+
+def _reported_confidence(result_file: Path | None) -> float | None:
+    if result_file is not None:
+        # Masks from elsewhere have no report, or one of another kind.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads((result_file.parent / f"{scan_stem(result_file)}.json").read_text("utf-8"))
+            return float(report["confidence"]["value"])
+    return None
+
+
+def _confidence_lines(rows: Sequence[Row]) -> list[str]:
+    known = [(row.confidence, row.comparison.whole.dice) for row in rows if row.confidence is not None]
+    if len(known) < _MIN_CASES_TO_RANK:
+        return []
+    of_confidence, of_dice = (_centred_ranks(np.array(values)) for values in zip(*known, strict=True))
+    size = np.linalg.norm(of_confidence) * np.linalg.norm(of_dice)
+    if size == 0:
+        return []
+    poor = [confidence for confidence, dice in known if dice < _POOR_DICE]
+    name, least = LEVELS[0]
+    n_flagged = sum(confidence < least for confidence in poor)
+    return [
+        f"Confidence: rank correlation with the Dice {of_confidence @ of_dice / size:.2f}; "
+        f"masks under Dice {_POOR_DICE} that are not called {name}: {n_flagged} of {len(poor)}"
+    ]
+
+
+def _centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Around 0, in half steps; equal values share a rank."""
+    ranks: NDArray[np.float64] = np.sign(values[:, None] - values).sum(1) / 2
+    return ranks
 
 
 def _by_site(rows: Sequence[Row]) -> dict[str, list[Row]]:
