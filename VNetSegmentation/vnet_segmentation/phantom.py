@@ -51,7 +51,7 @@ def make_phantom(seed: int, grid: PhantomGrid | None = None) -> tuple[sitk.Image
     coverage = np.zeros_like(brightness)
     for sub_slice in range(_SUB_SLICES):
         offset = (sub_slice + 0.5) / _SUB_SLICES - 0.5
-        tissue, prostate = anatomy.at(_voxel_positions_mm(reference, offset))
+        tissue, prostate = anatomy.at(_Lattice.of_voxels(reference, offset))
         brightness += tissue / _SUB_SLICES
         coverage += prostate / _SUB_SLICES
 
@@ -74,27 +74,27 @@ class _Anatomy:
         self.random_state = random.integers(2**31)
         # Semi-axes of glands of about 20 to 110 ml: (4/3) pi a b c.
         scale = random.uniform(0.85, 1.45)
-        self.prostate_mm = np.array([25.0, 18.0, 21.0]) * scale * random.uniform(0.9, 1.1, 3)
-        self.bladder_mm = np.array([38.0, 30.0, 26.0]) * random.uniform(0.6, 1.3)
+        # Plain floats: numpy's own would turn the arrays they meet into float64.
+        self.prostate_mm = (np.array([25.0, 18.0, 21.0]) * scale * random.uniform(0.9, 1.1, 3)).tolist()
+        self.bladder_mm = (np.array([38.0, 30.0, 26.0]) * random.uniform(0.6, 1.3)).tolist()
         self.rectum_radius_mm = random.uniform(9, 18)
-        self.rectum_content = random.choice([_AIR, _MUSCLE, _BONE, 0.7])
+        self.rectum_content = float(random.choice([_AIR, _MUSCLE, _BONE, 0.7]))
         self.bladder_content = random.uniform(0.8, 1.0) * _FLUID
         self.fat = _FAT * random.uniform(0.85, 1.3)
         self.zone_offset = random.uniform(0.15, 0.4)
         self.peripheral = _PERIPHERAL_ZONE * random.uniform(0.7, 1.2)
         self.transition = _TRANSITION_ZONE * random.uniform(0.8, 1.3)
 
-    def at(self, position_mm: Array) -> tuple[Array, Array]:
-        """Brightness and prostate membership (0 or 1) at positions (..., 3)."""
+    def at(self, lattice: _Lattice) -> tuple[Array, Array]:
+        """Brightness and prostate membership (0 or 1), (depth, height, width)."""
         # One state for all sub-slices: they cut the same patient.
         random = np.random.default_rng(self.random_state)
         waves = _Waves(random, wavelength_mm=55, n_waves=10)
-        position = position_mm + 3.5 * np.stack([waves.at(position_mm, axis) for axis in range(3)], -1)
-        x, y, z = np.moveaxis(position, -1, 0)
+        x, y, z = (lattice.coordinate(axis) + np.float32(3.5) * waves.at(lattice, axis) for axis in range(3))
         a, b, c = self.prostate_mm
 
-        coarse = _Waves(random, wavelength_mm=14, n_waves=24).at(position_mm, 0)
-        fine = _Waves(random, wavelength_mm=5, n_waves=32).at(position_mm, 0)
+        coarse = _Waves(random, wavelength_mm=14, n_waves=24).at(lattice, 0)
+        fine = _Waves(random, wavelength_mm=5, n_waves=32).at(lattice, 0)
         tissue = np.full(x.shape, _AIR, np.float32)
 
         def paint(where: NDArray[np.bool_], value: float | Array) -> None:
@@ -132,8 +132,29 @@ class _Anatomy:
         return tissue * (1 + 0.12 * fine).astype(np.float32), prostate.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Lattice:
+    """Patient coordinates of voxels, as the sum of what each index contributes."""
+
+    origin_mm: Array
+    steps_mm: tuple[Array, Array, Array]
+    """For each index (x, y, z) of the voxels its contribution, (n, 3)."""
+
+    @staticmethod
+    def of_voxels(scan: sitk.Image, slice_offset: float) -> _Lattice:
+        """Shifted by a fraction of a slice."""
+        axes = np.array(scan.GetDirection()).reshape(3, 3) * np.array(scan.GetSpacing())
+        x, y, z = (np.outer(np.arange(n), axis) for n, axis in zip(scan.GetSize(), axes.T, strict=True))
+        return _Lattice(np.array(scan.GetOrigin()) + slice_offset * axes[:, 2], (x, y, z))
+
+    def coordinate(self, axis: int) -> Array:
+        """(depth, height, width), in mm."""
+        x, y, z = (steps[:, axis].astype(np.float32) for steps in self.steps_mm)
+        return x + y[:, None] + (z + np.float32(self.origin_mm[axis]))[:, None, None]
+
+
 class _Waves:
-    """Smooth noise of unit variance at any position: a sum of cosines of random direction and phase."""
+    """Smooth noise of unit variance: a sum of cosines of random direction and phase."""
 
     def __init__(self, random: np.random.Generator, wavelength_mm: float, n_waves: int) -> None:
         directions = random.normal(size=(3, n_waves, 3))
@@ -141,11 +162,15 @@ class _Waves:
         self.wave_vectors = 2 * math.pi * directions / np.linalg.norm(directions, axis=-1, keepdims=True) / lengths
         self.phases = random.uniform(0, 2 * math.pi, (3, n_waves))
 
-    def at(self, position_mm: Array, component: int) -> Array:
-        total = np.zeros(position_mm.shape[:-1], np.float32)
-        for vector, phase in zip(self.wave_vectors[component], self.phases[component], strict=True):
-            total += np.cos(position_mm @ vector.astype(np.float32) + np.float32(phase))
-        return total * np.float32(math.sqrt(2 / len(self.phases[component])))
+    def at(self, lattice: _Lattice, component: int) -> Array:
+        """(depth, height, width). On a lattice a wave is a product of one factor per index, and their sum a product of
+        matrices: a tenth of the time that the cosines take."""
+        vectors, phases = self.wave_vectors[component], self.phases[component]
+        x, y, z = (np.exp(1j * steps @ vectors.T).astype(np.complex64) for steps in lattice.steps_mm)
+        z = z * np.exp(1j * (vectors @ lattice.origin_mm + phases)).astype(np.complex64)
+        slices = z[:, None] * y
+        total = slices.real @ x.real.T - slices.imag @ x.imag.T
+        return total * np.float32(math.sqrt(2 / len(phases)))
 
 
 def _ellipsoid(x: Array, y: Array, z: Array, a: float, b: float, c: float) -> Array:
@@ -165,19 +190,21 @@ def _empty_scan(grid: PhantomGrid, random: np.random.Generator) -> sitk.Image:
     return scan
 
 
-def _voxel_positions_mm(scan: sitk.Image, slice_offset: float) -> Array:
-    """Patient coordinates (depth, height, width, 3) of the voxels, shifted by a fraction of a slice."""
-    nx, ny, nz = scan.GetSize()
-    index = np.stack(np.meshgrid(np.arange(nz) + slice_offset, np.arange(ny), np.arange(nx), indexing="ij")[::-1], -1)
-    axes = np.array(scan.GetDirection()).reshape(3, 3) * np.array(scan.GetSpacing())
-    return (index @ axes.T + np.array(scan.GetOrigin())).astype(np.float32)
-
-
 def _smooth_noise(shape: tuple[int, ...], n_nodes: int, random: np.random.Generator) -> Array:
     """Noise of unit variance on `n_nodes` nodes per axis, interpolated to `shape`."""
-    nodes = sitk.GetImageFromArray(random.normal(size=(n_nodes,) * 3).astype(np.float32))
-    size = shape[::-1]
-    spacing = [(n_nodes - 1) / max(n - 1, 1) for n in size]
-    identity = np.eye(3).ravel().tolist()
-    smooth = sitk.Resample(nodes, list(size), sitk.Transform(), sitk.sitkBSpline, [0.0] * 3, spacing, identity, 0.0)
-    return sitk.GetArrayFromImage(smooth)
+    nodes = random.normal(size=(n_nodes,) * 3).astype(np.float32)
+    along_z, along_y, along_x = (_spline_weights(n_nodes, n) for n in shape)
+    # Axis by axis: a spline in three dimensions would take 64 products per voxel.
+    smooth: Array = np.einsum("abc,az,by->zyc", nodes, along_z, along_y, optimize=True) @ along_x
+    return smooth
+
+
+def _spline_weights(n_nodes: int, n: int) -> Array:
+    """What each node, (n_nodes, n), contributes to `n` points from the first node to the last."""
+    spacing = [(n_nodes - 1) / max(n - 1, 1), 1.0]
+    single = sitk.GetImageFromArray(np.eye(n_nodes, dtype=np.float32))
+    identity = np.eye(2).ravel().tolist()
+    weights = sitk.Resample(
+        single, [n, n_nodes], sitk.Transform(2, sitk.sitkIdentity), sitk.sitkBSpline, [0.0] * 2, spacing, identity, 0.0
+    )
+    return sitk.GetArrayFromImage(weights)
