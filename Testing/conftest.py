@@ -1,11 +1,17 @@
-"""Where the tests find the real data, which are not part of the repository."""
+"""What all tests share: where the real data are (not part of the repository), and how many cores a test has."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Tests run side by side, and threads of two of them on the same cores would wait for each other. Also for the
+# processes that tests start, and before torch reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 pytest_plugins = ["desktop.fixtures"]

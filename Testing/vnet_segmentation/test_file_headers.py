@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ NIFTI_HEADERS = {
     "more data than there are": (42, "h", (240,), "damaged"),
     "data behind the end": (108, "f", (1e9,), "damaged"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _quiet_itk() -> Iterator[None]:
+    """As the command line and the worker set it: a refusal is one sentence, ours."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    yield
+    sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 @pytest.mark.parametrize("case", NIFTI_HEADERS)
