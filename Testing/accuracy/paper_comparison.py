@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,7 @@ STILL = replace(
     deformation=DeformationSettings(bspline_probability=0.0),
     appearance=AppearanceSettings(histogram_matching_probability=0.0),
 )
+MILESTONES = (0.5, 0.6, 0.7, 0.75)
 VARIANTS: dict[str, Recipe] = {
     "dice": BASE,
     "logistic": replace(BASE, loss="logistic"),
@@ -58,7 +61,7 @@ VARIANTS: dict[str, Recipe] = {
 
 
 def main() -> None:
-    """Trains each variant, and writes its validation Dice as it goes."""
+    """Trains each variant, writes its validation Dice as it goes, and compares all runs in the output folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--iterations", type=int, default=800)
@@ -93,6 +96,29 @@ def main() -> None:
             writer = csv.DictWriter(file, ["iteration", "loss", "validation_dice"])
             writer.writeheader()
             writer.writerows(run.history)
+    print(format_curves({path.stem: _read_curve(path) for path in sorted(options.output.glob("*.csv"))}))
+
+
+def format_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """A line per run: the Dice at its end, and when it first reached some others.
+
+    Args:
+        curves: by name, (iteration, Dice) in the order of the iterations, at least one. The end is the mean of the last
+            four: single ones jump.
+    """
+    lines = [f"{'':20}{'iterations':>11}{'Dice at the end':>17}" + "".join(f"{f'until {d}':>12}" for d in MILESTONES)]
+    for name, curve in curves.items():
+        end = statistics.fmean(dice for _, dice in curve[-4:])
+        reached = [next((str(n) for n, dice in curve if dice >= milestone), "never") for milestone in MILESTONES]
+        lines.append(f"{name:20}{curve[-1][0]:11}{end:17.3f}" + "".join(f"{when:>12}" for when in reached))
+    return "\n".join(lines)
+
+
+def _read_curve(path: Path) -> list[tuple[int, float]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        # The first iteration is reported, but not measured.
+        rows = [row for row in csv.DictReader(file) if row["validation_dice"]]
+    return [(int(row["iteration"]), float(row["validation_dice"])) for row in rows]
 
 
 if __name__ == "__main__":
