@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m vnet_segmentation demo -o demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

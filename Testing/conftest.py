@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-# Tests run side by side, and threads of two of them on the same cores would wait for each other. Also for the
+# Where tests run side by side, threads of two of them on the same cores would wait for each other. Also for the
 # processes that tests start, and before torch reads it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import SimpleITK as sitk
 import torch
 
 pytest_plugins = ["desktop.fixtures"]
@@ -42,8 +44,9 @@ def native() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _keep_number_of_threads() -> Iterator[None]:
-    """The command line sets torch's number of threads for its own process, which here is the tests'."""
-    n_threads = torch.get_num_threads()
+def _keep_settings_of_the_process() -> Iterator[None]:
+    """The command line sets torch's number of threads and ITK's warnings for its own process, here the tests'."""
+    n_threads, warns = torch.get_num_threads(), sitk.ProcessObject.GetGlobalWarningDisplay()
     yield
     torch.set_num_threads(n_threads)
+    sitk.ProcessObject.SetGlobalWarningDisplay(warns)

@@ -37,8 +37,7 @@ def main() -> None:
         parser.error(f"{options.model} has the layout {old.layout}. Choose a model of the layout paper.")
     old_grid, new_grid = Preprocessing.from_dict(description["preprocessing"]), load_recipe("default").preprocessing
     new_grid = replace(old_grid, spacing_mm=new_grid.spacing_mm, size=new_grid.size)
-    learned = description["training"]
-    training = {field: learned[field] for field in ("data_terms", "training_cases") if field in learned}
+    training = {field: description["training"][field] for field in ("data_terms", "training_cases")}
     save_bundle(
         options.output,
         resample_kernels(old, old_grid, new_grid),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -54,11 +55,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         compact_start.main()
 
     old = save_untrained_model(tmp_path / "old", layout="paper", preprocessing=OLD_GRID)
+    learned = {"data_terms": "For tests.", "training_cases": ["Case00"]}
+    (old / "model.json").write_text(json.dumps(read_description(old) | {"training": learned}))
     run(old)
     network, description = load_bundle(tmp_path / "new")
     assert (network.layout, network.width) == ("compact", 1)
+    assert description["training"] == learned
     default = load_recipe("default").preprocessing
     assert Preprocessing.from_dict(description["preprocessing"]).spacing_mm == default.spacing_mm
+    expected = compact_start.resample_kernels(load_bundle(old)[0], OLD_GRID, default).state_dict()
+    for name, weight in network.state_dict().items():
+        torch.testing.assert_close(weight, expected[name])
     assert description["parent"] == {"name": "old", "sha256": read_description(old)["weights"]["sha256"]}
     with pytest.raises(SystemExit):
         run(save_untrained_model(tmp_path / "other", layout="monai"))

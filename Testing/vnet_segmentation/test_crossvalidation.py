@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,10 @@ def test_each_case_is_measured_once_by_a_model_that_has_not_seen_it(data, tmp_pa
     # No case chose the weights that it was measured on.
     assert [read_description(output / f"fold-{n}")["training"]["validation_cases"] for n in (1, 2)] == [[], []]
     with open(output / "results.csv", newline="") as file:
-        assert {row["case"] for row in csv.DictReader(file)} >= {"Case0", "Case3"}
+        table = list(csv.DictReader(file))
+    assert {row["case"] for row in table} >= {"Case0", "Case3"}
+    reports = [json.loads((output / "masks" / f"{row['case']}_prostate.json").read_text()) for row in table]
+    assert [float(row["confidence"]) for row in table] == [report["confidence"]["value"] for report in reports]
     assert "4 cases" in (output / "dice_histogram.svg").read_text()
     assert (output / "masks" / "Case2_prostate.json").exists()
     assert not list(output.glob("*.training"))

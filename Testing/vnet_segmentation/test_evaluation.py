@@ -140,8 +140,9 @@ def test_a_report_beside_a_result_has_its_confidence(cases: list[Case], tmp_path
     results = tmp_path / "results"
     write(mask(1), *(results / f"{case.name}_prostate.nii.gz" for case in cases))
     (results / "Case00_prostate.json").write_text('{"confidence": {"value": 0.9, "level": "medium"}}')
-    # Of another program.
+    # Of other programs.
     (results / "Case01_prostate.json").write_text('["confidence"]')
+    (results / "Case02_prostate.json").write_text('{"confidence": {"value": 95}}')
     assert [r.confidence for r in compare_results(results, cases)] == [0.9, None, None]
 
 
@@ -227,11 +228,14 @@ def test_columns_of_the_table_stand_below_their_headings() -> None:
 
 def test_table_says_what_the_confidence_is_worth() -> None:
     confidence_and_dice = [(0.5, 0.6), (0.6, 0.7), (0.7, 0.84), (0.95, 0.8), (0.95, 0.9)]
+    # On the limits: high, and no poor mask.
+    confidence_and_dice += [(0.915, 0.85), (0.914, 0.86), (0.2, 0.95)]
     rows = [replace(row("", "", dice, 0.0), confidence=confidence) for confidence, dice in confidence_and_dice]
-    # Ranks 1 2 3 4.5 4.5 and 1 2 4 3 5: their covariance 8 over sqrt(9.5 * 10).
-    assert format_table(rows).splitlines()[-1] == (
-        "Confidence: rank correlation with the Dice 0.82; masks under Dice 0.85 that are not called high: 3 of 4"
-    )
+    # Ranks 2 3 4 7.5 7.5 6 5 1 and 1 2 4 3 7 5 6 8: their covariance 5 over sqrt(41.5 * 42).
+    assert format_table(rows).splitlines()[-2:] == [
+        "Confidence of 8 cases: rank correlation with the Dice 0.12; not called high:",
+        "3 of 4 masks under Dice 0.85, 2 of 4 others",
+    ]
     # Not of few, and not where all are equally sure.
     assert "Confidence" not in format_table(rows[1:])
     assert "Confidence" not in format_table([replace(r, confidence=0.5) for r in rows])

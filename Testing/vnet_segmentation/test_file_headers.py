@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +69,9 @@ NIFTI_HEADERS = {
 
 
 @pytest.fixture(autouse=True)
-def _quiet_itk() -> Iterator[None]:
+def _quiet_itk() -> None:
     """As the command line and the worker set it: a refusal is one sentence, ours."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    yield
-    sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 @pytest.mark.parametrize("case", NIFTI_HEADERS)

@@ -40,6 +40,7 @@ def confidence_report(first: Tensor, second: Tensor, threshold: float) -> dict[s
     than either does.
     """
     agreed = agreement(first, second, threshold)
-    value = (agreed + expected_dice((first + second) / 2)) / 2 if agreed else 0.0
+    # Rounded first, so that who has the value knows the level.
+    value = round((agreed + expected_dice((first + second) / 2)) / 2, 3) if agreed else 0.0
     level = next(name for name, least in LEVELS if value >= least)
-    return {"value": round(value, 3), "level": level}
+    return {"value": value, "level": level}

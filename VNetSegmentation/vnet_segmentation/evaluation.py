@@ -43,7 +43,7 @@ _COLUMNS = (
 )
 _POOR_DICE = 0.85
 """A mask under it should not be called sure: readers agree better with each other."""
-_MIN_CASES_TO_RANK = 5
+_MIN_CASES_TO_RANK = 8
 _MAX_CASE_WIDTH = 24
 _MAX_SITE_WIDTH = 9
 _MAX_NAMES = 8
@@ -96,7 +96,6 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
     Raises:
         UserError: a scan or mask cannot be used, or they lie on different grids.
     """
-
     for case in cases:
         scan, reference = read_scan(case.image), read_mask(case.mask, case.label)
         check_same_grid(scan, reference, str(case.image), str(case.mask))
@@ -110,7 +109,7 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
     ``_segmentation`` after it. A case without one counts as a gland that was missed. Such cases, and masks that belong
     to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
-    confidence.
+    confidence, which says nothing of a mask that was corrected since.
 
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
@@ -169,8 +168,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def format_table(rows: Sequence[Row]) -> str:
     """Table for a terminal, at most 110 characters wide: a line per case, then the means and the worst of each metric.
 
-    Where at least five cases have a confidence, a last line says what it is worth: its rank correlation with the Dice
-    (Spearman's), and how many of the masks under Dice 0.85 are not called high.
+    Where at least eight cases have a confidence, a last line says what it is worth: its rank correlation with the Dice
+    (Spearman's), and how many masks are not called high, of those under Dice 0.85 and of the others.
 
     Args:
         rows: at least one. Means by site follow if any of them has a site.
@@ -268,7 +267,8 @@ def _reported_confidence(result_file: Path | None) -> float | None:
         # Masks from elsewhere have no report, or one of another kind.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads((result_file.parent / f"{scan_stem(result_file)}.json").read_text("utf-8"))
-            return float(report["confidence"]["value"])
+            value = float(report["confidence"]["value"])
+            return value if 0 <= value <= 1 else None
     return None
 
 
@@ -280,12 +280,13 @@ def _confidence_lines(rows: Sequence[Row]) -> list[str]:
     size = np.linalg.norm(of_confidence) * np.linalg.norm(of_dice)
     if size == 0:
         return []
-    poor = [confidence for confidence, dice in known if dice < _POOR_DICE]
     name, least = LEVELS[0]
-    n_flagged = sum(confidence < least for confidence in poor)
+    poor = [confidence < least for confidence, dice in known if dice < _POOR_DICE]
+    others = [confidence < least for confidence, dice in known if dice >= _POOR_DICE]
     return [
-        f"Confidence: rank correlation with the Dice {of_confidence @ of_dice / size:.2f}; "
-        f"masks under Dice {_POOR_DICE} that are not called {name}: {n_flagged} of {len(poor)}"
+        f"Confidence of {len(known)} cases: rank correlation with the Dice {of_confidence @ of_dice / size:.2f}; "
+        f"not called {name}:",
+        f"{sum(poor)} of {len(poor)} masks under Dice {_POOR_DICE}, {sum(others)} of {len(others)} others",
     ]
 
 

@@ -136,16 +136,16 @@ class _Anatomy:
 class _Lattice:
     """Patient coordinates of voxels, as the sum of what each index contributes."""
 
-    origin_mm: Array
-    steps_mm: tuple[Array, Array, Array]
+    origin_mm: NDArray[np.float64]
+    steps_mm: tuple[NDArray[np.float64], ...]
     """For each index (x, y, z) of the voxels its contribution, (n, 3)."""
 
     @staticmethod
     def of_voxels(scan: sitk.Image, slice_offset: float) -> _Lattice:
         """Shifted by a fraction of a slice."""
         axes = np.array(scan.GetDirection()).reshape(3, 3) * np.array(scan.GetSpacing())
-        x, y, z = (np.outer(np.arange(n), axis) for n, axis in zip(scan.GetSize(), axes.T, strict=True))
-        return _Lattice(np.array(scan.GetOrigin()) + slice_offset * axes[:, 2], (x, y, z))
+        steps = (np.outer(np.arange(n), axis) for n, axis in zip(scan.GetSize(), axes.T, strict=True))
+        return _Lattice(np.array(scan.GetOrigin()) + slice_offset * axes[:, 2], tuple(steps))
 
     def coordinate(self, axis: int) -> Array:
         """(depth, height, width), in mm."""
