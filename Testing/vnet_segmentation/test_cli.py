@@ -127,7 +127,9 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["Case00", "Case01"]
     assert all(float(row["dice"]) > 0.95 for row in rows)
-    assert "mean of 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mean of 2" in printed
+    assert "learned" not in printed
 
     results = tmp_path / "results"
     results.mkdir()
@@ -138,6 +140,27 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
         assert [float(row["dice"]) for row in csv.DictReader(file)] == [1.0, 0.0]
 
     assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
+
+
+def test_evaluate_says_when_the_model_has_learned_from_what_it_is_measured_on(
+    options, tiny_model, tmp_path, bright_ball, capsys
+):
+    description = json.loads((tiny_model / "model.json").read_text("utf-8"))
+    description["training"]["training_cases"] = ["Case01", "Case02"]
+    (tiny_model / "model.json").write_text(json.dumps(description), "utf-8")
+    data = tmp_path / "data"
+    data.mkdir()
+    for case in ("Case00", "Case01"):
+        scan, mask = bright_ball()
+        sitk.WriteImage(scan, str(data / f"{case}.nii.gz"))
+        sitk.WriteImage(mask, str(data / f"{case}_segmentation.nii.gz"))
+    assert run(["evaluate", str(data), *options]) == ExitCode.OK
+    assert "learned from 1 of these cases, by their names: expect less on new ones." in capsys.readouterr().out
+    # A model that does not name its cases says how many there are.
+    description["training"]["training_cases"] = 2
+    (tiny_model / "model.json").write_text(json.dumps(description), "utf-8")
+    assert run(["evaluate", str(data), *options]) == ExitCode.OK
+    assert "learned" not in capsys.readouterr().out
 
 
 def test_the_threshold_and_the_format_reach_the_masks(options, tmp_path, bright_ball, capsys):

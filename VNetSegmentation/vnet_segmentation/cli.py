@@ -370,6 +370,7 @@ def _show_training(progress: Progress) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from vnet_segmentation.dataset import find_cases
     from vnet_segmentation.evaluation import compare_results, evaluate_cases, format_table, write_table
+    from vnet_segmentation.train_model import cases_known_to
 
     cases = [replace(case, label=options.label) for case in find_cases(options.data)]
     if options.cases:
@@ -377,12 +378,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         if unknown:
             raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
         cases = [case for case in cases if case.name in options.cases]
+    known: list[str] = []
     if options.results:
         rows = list(compare_results(options.results, cases))
     else:
-        evaluated = evaluate_cases(_segmenter(options), cases, options.threshold)
+        segmenter = _segmenter(options)
+        known = cases_known_to(segmenter.description, cases)
+        evaluated = evaluate_cases(segmenter, cases, options.threshold)
         rows = list(tqdm(evaluated, total=len(cases), disable=not sys.stderr.isatty(), leave=False))
     print(format_table(rows))
+    if known:
+        print(f"The model has learned from {len(known)} of these cases, by their names: expect less on new ones.")
     if options.output:
         write_table(rows, options.output)
     return ExitCode.OK

@@ -153,7 +153,7 @@ def _train_model(
     before = []
     if options.base and plan.judged and processes.is_first:
         say("Measuring the model to start from")
-        known = _known_to(base_description, plan.judged)
+        known = cases_known_to(base_description, plan.judged)
         if known:
             say(f"It has learned from {', '.join(known)}: on these it looks better than it is")
         before = _evaluate(job, options.base, plan.judged)
@@ -175,7 +175,7 @@ def _train_model(
     improvement = _improvement(before, after)
     if improvement is not None:
         warnings = []
-        if _known_to(base_description, plan.judged):
+        if cases_known_to(base_description, plan.judged):
             warnings.append("The model before has learned from some of these cases, and so looks too good.")
         if recipe.keeps_best and plan.final.validation:
             warnings.append("These cases also chose the new weights, which so look a little too good.")
@@ -407,7 +407,7 @@ def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | 
     return [case.name for case in cases] if options.names_cases else len(cases)
 
 
-def _known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
+def cases_known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
     """The cases that a base model has learned from, as far as it names them."""
     learned = base["training"].get("training_cases") if base else None
     return [case.name for case in cases if case.name in learned] if isinstance(learned, list) else []
