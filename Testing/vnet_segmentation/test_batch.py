@@ -297,7 +297,9 @@ def test_the_json_has_whole_reports_and_counts_and_keeps_those_of_earlier_runs(s
         seen.append((sum(content["counts"].values()), content["total"]))
 
     run_batch(segmenter, [scans], output, BatchOptions(), report)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    # What is reported is in the file already, and so may be the next scan, which is done meanwhile.
+    assert all(n <= count <= total == 3 for n, (count, total) in enumerate(seen, start=1))
+    assert len(seen) == 3
     first = json.loads((output / REPORTS_NAME).read_text("utf-8"))
     assert first["counts"] == {"done": 2, "empty": 0, "skipped": 0, "failed": 1}
     assert [(row["name"], row["status"]) for row in first["rows"]] == [
