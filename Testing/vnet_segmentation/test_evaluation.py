@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from vnet_segmentation.evaluation import (
     Row,
     compare_results,
     evaluate_cases,
-    evaluate_pairs,
     format_table,
     summarise,
     write_table,
@@ -74,27 +73,15 @@ def row(case: str, site: str, dice: float, volume_percent: float) -> Row:
 ROWS = [row("Case00", "UCL", 0.9, 10.0), row("Case01", "HK", 0.8, -30.0), row("Case02", "UCL", 0.7, 5.0)]
 
 
-def test_pairs_become_rows_with_every_metric() -> None:
-    (found,) = evaluate_pairs([("Case00", "UCL", mask(1), mask())])
-    assert (found.case, found.site, found.comparison) == ("Case00", "UCL", compare(mask(1), mask()))
+def test_a_row_has_every_metric(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "results" / "Case00_prostate.nii.gz")
+    (found,) = compare_results(tmp_path / "results", cases[:1])
+    assert (found.case, found.site, found.comparison) == ("Case00", "A", compare(mask(1), mask()))
     metrics = found.metrics()
     names = ["dice", "hausdorff95_mm", "average_boundary_distance_mm", "relative_volume_difference_percent"]
     assert list(metrics) == [part + name for part in ("", "base_", "apex_") for name in names]
     # The boxes have 9 of 10 columns in common, in every slice.
     assert metrics["dice"] == metrics["base_dice"] == metrics["apex_dice"] == pytest.approx(0.9)
-
-
-def test_pairs_are_taken_one_at_a_time() -> None:
-    taken = []
-
-    def pairs() -> Any:
-        for name in ("Case00", "Case01"):
-            taken.append(name)
-            yield name, "", mask(), mask()
-
-    rows = evaluate_pairs(pairs())
-    next(rows)
-    assert taken == ["Case00"]
 
 
 def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:

@@ -8,12 +8,11 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from vnet_segmentation.atomic import atomic_path
@@ -24,9 +23,6 @@ from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import Agreement, Comparison, check_same_grid, compare
 from vnet_segmentation.scans import MASK_STEMS, read_scan, scan_stem
 from vnet_segmentation.segmenter import Segmenter
-
-Pair = tuple[str, str, sitk.Image, sitk.Image]
-"""Name of the case, its site (empty if not known), the result and the reference, masks on one grid."""
 
 _VOLUME_DIFFERENCE = "relative_volume_difference_percent"
 
@@ -80,16 +76,6 @@ class Row:
         }
 
 
-def evaluate_pairs(pairs: Iterable[Pair]) -> Iterator[Row]:
-    """Compares each result with its reference, one pair in memory at a time if the iterable makes them so.
-
-    Raises:
-        UserError: the masks of a pair lie on different grids.
-    """
-    for case, site, result, reference in pairs:
-        yield Row(case, site, compare(result, reference))
-
-
 def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float = 0.5) -> Iterator[Row]:
     """Segments each case's scan as a user would and compares the mask with the reference.
 
@@ -130,10 +116,7 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     missing = [case.name for case in cases if case.name not in found]
     if missing:
         _log.warning("Counted as missed glands, because they have no mask in %s: %s", results, _list_names(missing))
-    return (
-        replace(row, confidence=_reported_confidence(found.get(row.case)))
-        for row in evaluate_pairs(_pair(case, found.get(case.name)) for case in cases)
-    )
+    return (_compare_result(case, found.get(case.name)) for case in cases)
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -168,8 +151,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def format_table(rows: Sequence[Row]) -> str:
     """Table for a terminal, at most 110 characters wide: a line per case, then the means and the worst of each metric.
 
-    Where at least eight cases have a confidence, a last line says what it is worth: its rank correlation with the Dice
-    (Spearman's), and how many masks are not called high, of those under Dice 0.85 and of the others.
+    Where at least eight cases have a confidence, the last two lines say what it is worth: its rank correlation with the
+    Dice (Spearman's), and how many masks are not called high, of those under Dice 0.85 and of the others.
 
     Args:
         rows: at least one. Means by site follow if any of them has a site.
@@ -253,22 +236,21 @@ def _is_mask_name(name: str) -> bool:
     return is_volume and not scan_stem(name).endswith("_probability")
 
 
-def _pair(case: Case, result_file: Path | None) -> Pair:
+def _compare_result(case: Case, file: Path | None) -> Row:
     reference = read_mask(case.mask, case.label)
-    if result_file is None:
-        return case.name, case.site, reference * 0, reference
-    result = read_mask(result_file)
-    check_same_grid(result, reference, str(result_file), str(case.mask))
-    return case.name, case.site, result, reference
+    if file is None:
+        return Row(case.name, case.site, compare(reference * 0, reference))
+    result = read_mask(file)
+    check_same_grid(result, reference, str(file), str(case.mask))
+    return Row(case.name, case.site, compare(result, reference), _reported_confidence(file))
 
 
-def _reported_confidence(result_file: Path | None) -> float | None:
-    if result_file is not None:
-        # Masks from elsewhere have no report, or one of another kind.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            report = json.loads((result_file.parent / f"{scan_stem(result_file)}.json").read_text("utf-8"))
-            value = float(report["confidence"]["value"])
-            return value if 0 <= value <= 1 else None
+def _reported_confidence(file: Path) -> float | None:
+    # Masks from elsewhere have no report, or one of another kind.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads((file.parent / f"{scan_stem(file)}.json").read_text("utf-8"))
+        value = float(report["confidence"]["value"])
+        return value if 0 <= value <= 1 else None
     return None
 
 

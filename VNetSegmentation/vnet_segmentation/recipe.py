@@ -57,7 +57,7 @@ class Recipe:
     synthetic_probability: float = 0.0
     """Share of the crops that come from synthetic phantoms."""
     n_synthetic_cases: int = 48
-    """Phantoms to draw from; one takes about half a second to make."""
+    """Phantoms to draw from; one takes about a second to make."""
     small_crop_until: float = 0.0
     """Part of the run that sees small crops instead of the model's whole field: most of the learning at less than half
     of the time."""
