@@ -77,27 +77,30 @@ def main() -> None:
         load_cases(cases, FIELD, options.output / "cache") for cases in folds(find_cases(options.data), 5, 0)[0]
     )
     for name in options.only:
-        recipe = VARIANTS[name]
         run = TrainingRun(
             width=WIDTH,
-            recipe=replace(recipe, iterations=options.iterations),
+            recipe=replace(VARIANTS[name], iterations=options.iterations),
             cases=training,
             validation=validation,
             synthetic=[],
             device=choose_device("auto"),
             seed=options.seed,
         )
-        table = options.output / f"{name}-{options.seed}.csv"
-
-        def report(progress: Progress, name: str = name, run: TrainingRun = run, table: Path = table) -> None:
-            print(name, progress.iteration, progress.validation_dice, flush=True)
-            with open(table, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["iteration", "loss", "validation_dice"])
-                writer.writeheader()
-                writer.writerows(run.history)
-
-        run.run(report, store=lambda: None, report_every=options.every, validate_every=options.every)
+        _follow(run, options.every, options.output / f"{name}-{options.seed}.csv")
     print(format_curves({path.stem: _read_curve(path) for path in sorted(options.output.glob("*.csv"))}))
+
+
+def _follow(run: TrainingRun, every: int, table: Path) -> None:
+    """Runs to the end; the table is written at each report, so that a stopped run leaves what there is."""
+
+    def report(progress: Progress) -> None:
+        print(table.stem, progress.iteration, progress.validation_dice, flush=True)
+        with open(table, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["iteration", "loss", "validation_dice"])
+            writer.writeheader()
+            writer.writerows(run.history)
+
+    run.run(report, store=lambda: None, report_every=every, validate_every=every)
 
 
 def format_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
