@@ -66,7 +66,7 @@ def displacement_field(coefficients: Tensor, shape: tuple[int, int, int]) -> Ten
     Returns:
         (depth, height, width, 3), in the coefficients' unit; the last axis is (x, y, z).
     """
-    basis_z, basis_y, basis_x = (_bspline_basis(n).to(coefficients) for n in shape)
+    basis_z, basis_y, basis_x = (bspline_basis(n).to(coefficients) for n in shape)
     # Separable: one axis after the other costs a hundredth of the dense product.
     field = torch.einsum("ckji,xi->ckjx", coefficients, basis_x)
     field = torch.einsum("ckjx,yj->ckyx", field, basis_y)
@@ -117,7 +117,7 @@ def deform(
     return sampled[0], inside
 
 
-def _bspline_basis(n_voxels: int) -> Tensor:
+def bspline_basis(n_voxels: int) -> Tensor:
     """(n_voxels, 5): weight of each coefficient at each voxel along one axis; rows sum to 1."""
     position = torch.linspace(0, N_COEFFICIENTS - 3, n_voxels, dtype=torch.float64)
     # Coefficient i has its peak at position i - 1: one lies before the first node and one after the last.
