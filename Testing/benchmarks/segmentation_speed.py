@@ -24,14 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from peak_memory import peak_memory_gb
 
+from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
 from vnet_segmentation.model_library import find_model
 from vnet_segmentation.network import VNet
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from vnet_segmentation.segmenter import Segmenter
 
-PAPER_SHAPE, BUNDLED_SHAPE = (1, 1, 64, 128, 128), (1, 1, 48, 80, 80)
-"""128 x 128 x 96 mm in voxels of 1 x 1 x 1.5 mm, and 120 x 120 x 96 mm in voxels of 1.5 x 1.5 x 2 mm."""
+PAPER_SHAPE = (1, 1, 64, 128, 128)
+"""128 x 128 x 96 mm in voxels of 1 x 1 x 1.5 mm."""
 SCAN_GRID = PhantomGrid(size=(384, 384, 20), spacing_mm=(0.5, 0.5, 3.0))
 
 
@@ -54,12 +55,15 @@ def main() -> None:
     peer = _time(_monai_forward(device), options.repeats, device)
     narrow = _time(_forward(VNet("paper", 8, "instance"), PAPER_SHAPE, device), options.repeats, device)
     same = _time(_forward(VNet("monai", 16, "batch"), PAPER_SHAPE, device), options.repeats, device)
-    bundled = _time(_forward(VNet("compact", 8, "instance"), BUNDLED_SHAPE, device), options.repeats, device)
+    network, description = load_bundle(find_model(None))
+    x, y, z = description["preprocessing"]["size"]
+    bundled = _time(_forward(network, (1, 1, z, y, x), device), options.repeats, device)
+    what = f"bundled: {network.layout}, width {network.width}, {x} x {y} x {z}, {device.precision}"
     print(f"{'forward of one 128 x 128 x 64 volume':58}{'s':>8}{'ratio':>8}")
     print(f"{'MONAI VNet, width 16, float32, as it comes':58}{peer:8.2f}{1:8.1f}")
     print(f"{f'layout paper, width 8, {device.precision}':58}{narrow:8.2f}{peer / narrow:8.1f}")
     print(f"{f'layout monai, width 16, {device.precision}':58}{same:8.2f}{peer / same:8.1f}")
-    print(f"{f'bundled: compact, width 8, 80 x 80 x 48, {device.precision}':58}{bundled:8.2f}{peer / bundled:8.1f}\n")
+    print(f"{what:58}{bundled:8.2f}{peer / bundled:8.1f}\n")
 
     scan, _ = make_phantom(0, SCAN_GRID)
     segmenter = Segmenter(find_model(None), device)
