@@ -24,6 +24,7 @@ from vnet_segmentation.bundle import (
     save_bundle,
 )
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.model_card import model_card
 from vnet_segmentation.network import VNet
 
 DESCRIPTION: dict[str, Any] = {
@@ -184,6 +185,9 @@ def test_model_card_says_what_a_person_asks_for(bundle: Path) -> None:
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# Tiny prostate model\n")
     assert "- terms: research use" in card
+    assert "- spacing mm: 1, 1, 1.5" in card
+    # A description has tuples before it was written and lists after it was read.
+    assert model_card(read_description(bundle) | {"preprocessing": {"spacing_mm": (1.0, 1.0, 1.5)}}).count("1, 1, 1.5")
     assert "  | site | dice |\n  | --- | --- |\n  | UCL | 0.8765 |\n  | HK | 0.9 |" in card
     assert weights_sha256(bundle) in card
 
