@@ -197,7 +197,7 @@ def test_a_preset_with_phantoms_says_that_it_makes_them(
     recipe = replace(load_recipe("paper"), synthetic_probability=0.5, n_synthetic_cases=1)
     monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
     train(data, model, replace(QUICK, iterations=2))
-    assert "Preparing 1 synthetic cases" in train.said
+    assert "Preparing synthetic case 1 of 1" in train.said
 
 
 # Data and options

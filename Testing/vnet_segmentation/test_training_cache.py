@@ -18,7 +18,7 @@ from vnet_segmentation.dataset import Case
 from vnet_segmentation.demo import DEMO_SEED
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.training_cache import TrainingCase, load_cases, make_synthetic_cases, prepare_pair
+from vnet_segmentation.training_cache import TrainingCase, load_cases, prepare_pair, synthetic_cases
 
 SIZE = (40, 36, 16)
 SPACING_MM = (1.0, 1.25, 3.0)
@@ -356,10 +356,34 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_synthetic_cases_are_made_from_their_seeds() -> None:
-    (one,) = make_synthetic_cases(1, Preprocessing())
+    (one,) = synthetic_cases(1, Preprocessing())
     # The demo's phantom is for testing, not for training.
     assert one.name == "phantom-1000" != f"phantom-{DEMO_SEED}"
     # Glands of about 20 to 110 ml; a voxel has 1.5 mm3.
     assert 15 < one.coverage.sum().item() / 255 * 1.5e-3 < 130
     middle = (torch.tensor(one.image.shape[::-1]) - 1) / 2
     assert (one.gland_centre - middle).abs().max() < 25
+
+
+def test_synthetic_cases_are_made_once(tmp_path: Path) -> None:
+    made: list[str] = []
+    first = synthetic_cases(2, Preprocessing(), tmp_path, made.append)
+    assert made == ["synthetic case 1 of 2", "synthetic case 2 of 2"]
+    # Of another number those that are there are taken; at another spacing there are none.
+    third = synthetic_cases(3, Preprocessing(), tmp_path, made.append)
+    assert made[2:] == ["synthetic case 3 of 3"]
+    for one, other in zip(first, third, strict=False):
+        assert one.name == other.name
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.coverage, other.coverage)
+    (coarse,) = synthetic_cases(1, Preprocessing(spacing_mm=(3.0, 3.0, 3.0)), tmp_path, made.append)
+    assert made[3:] == ["synthetic case 1 of 1"]
+    assert coarse.image.shape != first[0].image.shape
+
+
+def test_a_damaged_synthetic_case_is_made_again(tmp_path: Path) -> None:
+    (first,) = synthetic_cases(1, Preprocessing(), tmp_path)
+    (entry,) = tmp_path.iterdir()
+    entry.write_bytes(entry.read_bytes()[:1000])
+    (again,) = synthetic_cases(1, Preprocessing(), tmp_path)
+    assert torch.equal(first.image, again.image)

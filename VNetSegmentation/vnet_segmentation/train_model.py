@@ -23,7 +23,7 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun
-from vnet_segmentation.training_cache import TrainingCase, load_cases, make_synthetic_cases
+from vnet_segmentation.training_cache import TrainingCase, load_cases, synthetic_cases
 from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
 from vnet_segmentation.training_state import claim, state_folder
 
@@ -143,12 +143,10 @@ def _train_model(
         processes.wait()
     used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
     prepared = dict(zip(used, load_cases(used, recipe.preprocessing, cache, prepare_next), strict=True))
+    n_synthetic = recipe.n_synthetic_cases if recipe.synthetic_probability else 0
+    synthetic = synthetic_cases(n_synthetic, recipe.preprocessing, cache, prepare_next)
     if processes.is_first:
         processes.wait()
-    synthetic = []
-    if recipe.synthetic_probability:
-        prepare_next(f"{recipe.n_synthetic_cases} synthetic cases")
-        synthetic = make_synthetic_cases(recipe.n_synthetic_cases, recipe.preprocessing)
     job = _Job(options, recipe, base, base_description, state, device, processes, say, report, should_stop)
     before = []
     if options.base and plan.judged and processes.is_first:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -32,6 +33,9 @@ _FORMAT = 3
 _TEXT_HEADERS = (".mhd", ".nhdr")
 """These name the files with the voxels."""
 _NIFTI_PAIR = {".hdr": (".img", ".img.gz"), ".img": (".hdr",)}
+
+_FIRST_PHANTOM = 1000
+"""Seed of the first synthetic case; the others have the next ones."""
 
 _LARGEST_FIELD_MM = 256.0
 """What lies further out than half of this is not stored: memory for training, and no prostate is there."""
@@ -113,28 +117,59 @@ def load_cases(
     return [_load_case(case, preprocessing, cache_folder, report) for case in cases]
 
 
-def make_synthetic_cases(n_cases: int, preprocessing: Preprocessing) -> list[TrainingCase]:
-    """Phantoms as training cases. Their seeds start at 1000, so that the demo's is not among them."""
-    made = []
-    for seed in range(1000, 1000 + n_cases):
-        made.append(TrainingCase.from_arrays(f"phantom-{seed}", *prepare_pair(*make_phantom(seed), preprocessing)))
-    return made
+def synthetic_cases(
+    n_cases: int,
+    preprocessing: Preprocessing,
+    cache_folder: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[TrainingCase]:
+    """Phantoms as training cases: always the same ones, and never the demo's.
+
+    Args:
+        cache_folder: where they are stored, and taken from where they are there already; None: nowhere.
+        report: is told of each case that has to be made, such as "synthetic case 3 of 12".
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    settings = _settings_digest(preprocessing).hexdigest()[:16]
+
+    def load(number: int) -> TrainingCase:
+        seed = _FIRST_PHANTOM + number
+
+        def make() -> tuple[Tensor, Tensor]:
+            report(f"synthetic case {number + 1} of {n_cases}")
+            return prepare_pair(*make_phantom(seed), preprocessing)
+
+        name = f"phantom-{seed}"
+        arrays = make() if cache_folder is None else _stored(cache_folder / f"{name}-{settings}.npz", make)
+        return TrainingCase.from_arrays(name, *arrays)
+
+    return [load(number) for number in range(n_cases)]
 
 
 def _load_case(
     case: Case, preprocessing: Preprocessing, cache_folder: Path, report: Callable[[str], None]
 ) -> TrainingCase:
-    path = cache_folder / f"{case.name}-{_fingerprint(case, preprocessing)}.npz"
-    arrays = _read_entry(path)
-    if arrays is None:
+    def make() -> tuple[Tensor, Tensor]:
         report(case.name)
         try:
-            arrays = prepare_pair(read_scan(case.image), read_mask(case.mask, case.label), preprocessing)
+            return prepare_pair(read_scan(case.image), read_mask(case.mask, case.label), preprocessing)
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
+
+    path = cache_folder / f"{case.name}-{_fingerprint(case, preprocessing)}.npz"
+    return TrainingCase.from_arrays(case.name, *_stored(path, make))
+
+
+def _stored(path: Path, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Image and coverage of an entry, which is made where it is not there."""
+    arrays = _read_entry(path)
+    if arrays is None:
+        arrays = make()
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, image=arrays[0].numpy(), coverage=arrays[1].numpy())
-    return TrainingCase.from_arrays(case.name, *arrays)
+    return arrays
 
 
 def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
@@ -147,11 +182,15 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
 
 
 def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
-    digest = hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), case.label]).encode())
+    digest = _settings_digest(preprocessing, case.label)
     for path in (case.image, case.mask):
         for file in _files_of(path):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _settings_digest(preprocessing: Preprocessing, *others: Any) -> hashlib._Hash:
+    return hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), *others]).encode())
 
 
 def _files_of(path: Path) -> Iterator[Path]:

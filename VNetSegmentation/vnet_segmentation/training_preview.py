@@ -18,7 +18,7 @@ from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_aroun
 from vnet_segmentation.scans import read_scan
 from vnet_segmentation.train_model import load_base, make_recipe
 from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import TrainingCase, make_synthetic_cases, prepare_pair
+from vnet_segmentation.training_cache import TrainingCase, prepare_pair, synthetic_cases
 from vnet_segmentation.training_plan import TrainingOptions
 
 _N_TIMED = 3
@@ -35,7 +35,7 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     """
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
-    case = make_synthetic_cases(1, recipe.preprocessing)
+    case = synthetic_cases(1, recipe.preprocessing)
     run = TrainingRun(options.width, recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
