@@ -19,7 +19,7 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
-    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders", "worker_protocol"},
+    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders", "worker_protocol", "terminal"},
     {
         "network",
         "loss",
@@ -54,9 +54,9 @@ _LAYERS = (
     {"scan_job", "batch", "demo", "train_model", "training_folder"},
     {"cluster", "crossvalidation", "training_preview"},
     {"model_commands", "training_commands"},
-    {"worker_commands"},
-    {"worker"},
-    {"cli", "__main__"},
+    {"worker_commands", "cli_commands"},
+    {"worker", "cli"},
+    {"__main__"},
 )
 
 

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation import cli, train_model
+from vnet_segmentation import cli, cli_commands, train_model
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
@@ -181,7 +181,7 @@ def test_the_prostates_label_can_be_chosen(data: Path, base: Path, tmp_path: Pat
 def test_the_command_tells_before_and_after(
     data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "set_cpu_threads", lambda: None)
+    monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
     command = ["finetune", str(data), "--base", str(base), "-o", str(tmp_path / "mine"), "--device", "cpu"]
     # bfloat16 needs larger crops than these.
     assert cli.run([*command, "--iterations", "2", "--precision", "float32"]) == ExitCode.OK

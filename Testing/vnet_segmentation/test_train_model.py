@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation import cli, train_model
+from vnet_segmentation import cli, cli_commands, train_model
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.deformation import DeformationSettings
@@ -377,7 +377,7 @@ def test_a_cache_serves_several_trainings(data: Path, model: Path, train: Traini
 @pytest.fixture
 def same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command would set torch's threads for the tests that follow, too."""
-    monkeypatch.setattr(cli, "set_cpu_threads", lambda: None)
+    monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
 
 
 @pytest.fixture
