@@ -184,7 +184,7 @@ def main() -> None:
 
     recipe = load_recipe("default")
     recipe = Recipe.from_dict(recipe.as_dict() | {"iterations": options.iterations or recipe.iterations})
-    cases = find_cases(options.data)
+    cases = [case for case in find_cases(options.data) if case.split != "test"]
     prepared = load_cases(cases, recipe.preprocessing, options.output / "cache")
     phantoms = synthetic_cases(recipe.n_synthetic_cases, recipe.preprocessing, options.output / "cache")
     table = CaseTable.of([*prepared, *phantoms], device)

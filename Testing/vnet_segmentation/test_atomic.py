@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,40 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="Cannot write") as caught:
         write()
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
+    with atomic_path(tmp_path / "mask.nrrd") as temporary:
+        temporary.write_text("whole")
+    assert order == ["fsync", "replace"]
+
+
+def test_one_leftover_that_cannot_be_removed_does_not_keep_the_others(tmp_path, monkeypatch):
+    leftovers = [temporary_beside(tmp_path / f"{number}.nrrd") for number in range(3)]
+    for path in leftovers:
+        path.write_text("half")
+    unlink = Path.unlink
+
+    def refuse(path, *arguments):
+        if path == leftovers[0]:
+            raise PermissionError("in use")
+        unlink(path, *arguments)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    remove_leftovers(tmp_path, older_than_s=0)
+    assert list(tmp_path.iterdir()) == [leftovers[0]]
+
+
+def test_a_bundle_that_stepped_aside_is_no_leftover(tmp_path):
+    # Of a model whose own name begins like a temporary one.
+    before = tmp_path / f".0123456789ab-x{temporary_beside(tmp_path / '0123456789ab-x').name}-before"
+    before.mkdir()
+    remove_leftovers(tmp_path, older_than_s=0)
+    assert before.exists()
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):

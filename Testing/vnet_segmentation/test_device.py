@@ -16,7 +16,7 @@ from vnet_segmentation.errors import ExitCode, UserError
 @pytest.fixture
 def with_cuda(monkeypatch):
     monkeypatch.setattr(device_module, "_cuda_problem", lambda name: None)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (8, 0))
 
 
 def test_without_a_gpu_the_cpu_is_taken_and_the_reason_given(monkeypatch):
@@ -32,8 +32,16 @@ def test_cuda_is_taken_where_it_is(with_cuda):
 
 
 def test_cuda_without_bfloat16_computes_in_float16(with_cuda, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (7, 5))
     assert choose_device().precision == "float16"
+
+
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_of_amd_is_asked_by_another_name(with_cuda, monkeypatch, supported, precision):
+    # Its capability has another meaning.
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert choose_device().precision == precision
 
 
 def test_a_gpu_that_fails_a_convolution_is_not_taken(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from untrained_model import save_untrained_model
 
 from vnet_segmentation import cli, cli_commands, train_model
 from vnet_segmentation.bundle import read_description
+from vnet_segmentation.dataset import find_cases
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.improvement import BETTER
@@ -150,6 +152,25 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
         train(data, tmp_path / "mine", options(base, deformation_strength=0.5), resume=True)
     with pytest.raises(UserError, match="earlier training"):
         train(data, tmp_path / "mine", options(base))
+    mask_file = data / f"{find_cases(data)[0].name}_segmentation.nrrd"
+    mask = sitk.ReadImage(str(mask_file))
+    mask[0, 0, 0] = 1
+    sitk.WriteImage(mask, str(mask_file))
+    with pytest.raises(UserError, match=re.escape(f"Since this training began, {find_cases(data)[0].name} changed")):
+        train(data, tmp_path / "mine", options(base), resume=True)
+
+
+def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    stop = lambda: any(sentence.startswith("Run 3") for sentence in said)  # noqa: E731
+    with pytest.raises(UserError):
+        train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    moved, base_too = data.rename(tmp_path / "moved"), base.rename(tmp_path / "base_too")
+    said.clear()
+    result = train(moved, tmp_path / "mine", replace(options(base_too), minutes=99.0), resume=True, say=said.append)
+    assert len(result.after) == 4
+    # What the first two folds gave is taken as it is.
+    assert [sentence[:8] for sentence in said if sentence.startswith("Training")] == ["Training"] * 2
 
 
 def test_cases_left_out_are_not_even_checked(data: Path, base: Path, tmp_path: Path) -> None:

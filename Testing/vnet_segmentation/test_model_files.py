@@ -114,6 +114,25 @@ def test_a_file_that_is_cut_off_or_none_at_all(exported: Path, library: Path, tm
     assert list(library.iterdir()) == []
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_file_that_someone_compressed_by_hand(exported: Path, library: Path, method: int) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(exported, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    whole = exported.read_bytes()
+    # Not in the list of entries at the end, whose damage is another error.
+    for part in range(1, 7):
+        start = len(whole) * part // 9
+        exported.write_bytes(
+            whole[:start] + bytes(byte ^ 0xFF for byte in whole[start : start + 40]) + whole[start + 40 :]
+        )
+        with pytest.raises(UserError, match="damaged or no zip file"):
+            import_model(exported)
+    assert list(library.iterdir()) == []
+
+
 def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> None:
     folder = import_model(exported)
     before = (folder / "model.json").stat().st_mtime_ns

@@ -151,6 +151,35 @@ def test_n4_flattens_a_bias_field():
     assert variation(correct_bias_field(image, shrink_factor=2)) < variation(image) / 3
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing_mm", "factors"),
+    [
+        # Thick slices, fewer than 32: all are kept.
+        ((64, 64, 20), (0.5, 0.5, 3.6), [4, 4, 1]),
+        # Half of many, as the field is smooth; voxels of 2 x 2 x 6 mm are left.
+        ((64, 64, 40), (0.5, 0.5, 3.0), [4, 4, 2]),
+        # In plane nothing gets coarser than 4.4 mm, twice the slices.
+        ((128, 128, 32), (1.3, 1.3, 2.2), [3, 3, 2]),
+        # 16 voxels are left where there are 40.
+        ((40, 40, 12), (0.5, 0.5, 3.0), [2, 2, 1]),
+    ],
+)
+def test_n4_looks_at_fewer_voxels_where_that_loses_nothing(monkeypatch, size, spacing_mm, factors):
+    image = sitk.GaussianSource(sitk.sitkFloat32, size, [s / 4 for s in size], [s / 2 for s in size])
+    image.SetSpacing(spacing_mm)
+    image.SetOrigin((0.0, 0.0, 0.0))
+    asked = []
+
+    def shrink(image, factors):
+        asked.append(factors)
+        raise KeyboardInterrupt  # N4 itself is slow and not needed here
+
+    monkeypatch.setattr(sitk, "Shrink", shrink)
+    with pytest.raises(KeyboardInterrupt):
+        correct_bias_field(image)
+    assert asked == [factors]
+
+
 def test_settings_survive_a_round_trip_through_json_types():
     settings = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.as_dict().items()}
     assert Preprocessing.from_dict(settings) == SMALL

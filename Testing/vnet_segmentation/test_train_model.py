@@ -305,6 +305,14 @@ def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train
     assert not model.exists()
 
 
+def test_a_place_that_cannot_be_written_is_a_sentence(data: Path, tmp_path: Path, train: Training) -> None:
+    (tmp_path / "file").touch()
+    error = train.refusal(data, tmp_path / "file" / "model")
+    assert str(error).startswith(f"Cannot write {tmp_path / 'file' / 'model.training'}")
+    assert error.exit_code == ExitCode.CANNOT_WRITE
+    assert (tmp_path / "file").is_file()
+
+
 def test_resume_without_a_checkpoint_begins(data: Path, model: Path, train: Training) -> None:
     train(data, model, resume=True)
     assert read_description(model)["training"]["iterations"] == 4

@@ -667,6 +667,17 @@ def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:
 # Refusals
 
 
+def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
+    cases = [replace(make_case(seed), source="as it was") for seed in range(3)]
+    make_run(PAPER, cases=cases).save(tmp_path / "checkpoint")
+    other = make_run(PAPER, cases=[cases[0], replace(cases[1], source="corrected"), cases[2]])
+    before = state_of(other)
+    with pytest.raises(UserError, match=f"^Since this training began, {cases[1].name} changed"):
+        other.resume(tmp_path / "checkpoint")
+    assert are_same(before, state_of(other))
+    make_run(PAPER, cases=cases).resume(tmp_path / "checkpoint")
+
+
 @pytest.mark.parametrize(
     ("difference", "changes"),
     [
@@ -677,6 +688,7 @@ def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:
         ("training cases", {"cases": [make_case(0), make_case(1), make_case(3)]}),
         ("training cases", {"cases": [make_case(0), make_case(1)]}),
         ("validation cases", {"validation": []}),
+        ("validation cases", {"validation": [make_case(0)]}),
         ("seed", {"seed": 1}),
         ("width, seed", {"width": 2, "seed": 1}),
     ],

@@ -18,7 +18,7 @@ from vnet_segmentation.dataset import Case
 from vnet_segmentation.demo import DEMO_SEED
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.training_cache import TrainingCase, load_cases, prepare_pair, synthetic_cases
+from vnet_segmentation.training_cache import TrainingCase, case_grid, load_cases, prepare_pair, synthetic_cases
 
 SIZE = (40, 36, 16)
 SPACING_MM = (1.0, 1.25, 3.0)
@@ -350,6 +350,54 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot write") as raised:
         load_cases([case], Preprocessing(), tmp_path / "file" / "cache")
     assert raised.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+# Long scans
+
+
+def test_of_a_long_scan_the_part_with_the_gland_is_kept() -> None:
+    # 600 mm from head to foot, the gland 220 mm below the middle.
+    voxels = np.zeros((200, 40, 40), np.uint8)
+    voxels[20:34, 14:26, 14:26] = 1
+    mask = sitk.GetImageFromArray(voxels)
+    mask.SetSpacing((2.0, 2.0, 3.0))
+    mask.SetOrigin((-5.0, 7.0, -300.0))
+    scan = sitk.Cast(mask, sitk.sitkFloat32) * 500
+    preprocessing = Preprocessing(spacing_mm=(2.0, 2.0, 3.0))
+    _, coverage = prepare_pair(scan, mask, preprocessing)
+    # 256 mm are 86 slices.
+    assert coverage.shape == (86, 40, 40)
+    assert coverage.sum().item() / 255 == pytest.approx(int(voxels.sum()), rel=0.02)
+    # The field ends where the scan ends, and not beyond: the gland's middle is 82.5 mm above that end.
+    grid = case_grid(mask, preprocessing)
+    case = TrainingCase.from_arrays("a", scan_to_tensor(scan, grid), coverage)
+    point_mm = grid.TransformContinuousIndexToPhysicalPoint(case.gland_centre.tolist())
+    assert point_mm == pytest.approx(mask.TransformContinuousIndexToPhysicalPoint((19.5, 19.5, 26.5)), abs=1.5)
+
+
+def scan_to_tensor(scan: sitk.Image, grid: sitk.Image) -> torch.Tensor:
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(scan, grid)))
+
+
+def test_a_long_scan_whose_gland_is_in_the_middle_is_kept_around_its_middle() -> None:
+    mask = sitk.Image(20, 20, 200, sitk.sitkUInt8)
+    mask.SetSpacing((2.0, 2.0, 3.0))
+    empty = case_grid(mask, Preprocessing(spacing_mm=(2.0, 2.0, 3.0)))
+    mask[8:12, 8:12, 98:102] = 1
+    grid = case_grid(mask, Preprocessing(spacing_mm=(2.0, 2.0, 3.0)))
+    assert grid.GetOrigin() == pytest.approx(empty.GetOrigin())
+    assert grid.GetSize() == (20, 20, 86)
+    middle = grid.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in grid.GetSize()])
+    assert middle == pytest.approx((19.0, 19.0, 298.5))
+
+
+def test_the_last_half_voxel_at_the_border_has_its_nearest_value() -> None:
+    # Voxels of 3 mm on a grid of 1 mm: the outermost ones begin 1 mm before the first centre.
+    scan = sitk.Image(8, 8, 8, sitk.sitkFloat32) + 700.0
+    scan.SetSpacing((3.0, 3.0, 3.0))
+    image, _ = prepare_pair(scan, sitk.Cast(scan * 0, sitk.sitkUInt8), Preprocessing(spacing_mm=(1.0, 1.0, 1.0)))
+    assert image.shape == (24, 24, 24)
+    assert image.min().item() == image.max().item() == pytest.approx(700)
 
 
 # Phantoms

@@ -102,6 +102,26 @@ def test_a_training_paused_at_any_moment_goes_on_after_a_case_was_added(
     assert not state_folder(models / "mine").exists()
 
 
+@pytest.mark.parametrize("name", ["../victim", "", "a/b", "x.training"])
+def test_a_name_leads_nowhere_else(request_: dict[str, Any], models: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim.training"
+    victim.mkdir()
+    (victim / "kept").touch()
+    for command in ("train", "discard_training"):
+        with pytest.raises(UserError, match="cannot name a model"):
+            training_commands()[command](request_ | {"name": name}, Panel())
+    assert (victim / "kept").exists()
+    assert sorted(path.name for path in models.iterdir()) == ["tiny"]
+
+
+def test_a_request_in_another_ones_folder_is_not_offered(request_: dict[str, Any], models: Path) -> None:
+    for folder, text in (("a", '{"name": "b"}'), ("c", "{}"), ("d", "[]"), ("e", '{"name": 5}')):
+        state = state_folder(models / folder)
+        state.mkdir()
+        (state / "request.json").write_text(text)
+    assert unfinished_trainings() == []
+
+
 def test_a_training_that_is_refused_leaves_nothing(request_: dict[str, Any], models: Path) -> None:
     (Path(request_["data"]) / "Case1_segmentation.nrrd").write_bytes(b"damaged")
     with pytest.raises(UserError, match="Case1"):
@@ -118,6 +138,10 @@ def test_a_running_training_is_nobody_elses(request_: dict[str, Any], models: Pa
         assert unfinished_trainings() == []
         with pytest.raises(UserError, match="another process"):
             training_commands()["discard_training"]({"name": "mine"}, Panel())
+        # Nor does a request that is refused change what the running training was asked for.
+        with pytest.raises(UserError, match="another process"):
+            train(request_ | {"resume": True, "options": {"base": None}})
+    assert unfinished_trainings() == [{key: request_[key] for key in unfinished_trainings()[0]}]
     assert not is_claimed(folder)
     training_commands()["discard_training"]({"name": "mine"}, Panel())
     assert not folder.exists()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vnet_segmentation.errors import ExitCode, UserError
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+(?<!-before)")
+"""Not the bundle that steps aside while a new one comes, see `bundle`."""
 LEFTOVER_AGE_S = 600.0
 """What has such a name and was not touched for so long belongs to a process that was killed."""
 
@@ -32,13 +33,18 @@ def remove_leftovers(folder: Path, older_than_s: float = LEFTOVER_AGE_S) -> None
         folder: looked at without its sub-folders; need not exist.
         older_than_s: 0 only where no other process can be writing.
     """
+    paths = []
     with suppress(OSError):
-        for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= older_than_s:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+        paths = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+    for path in paths:
+        # One that cannot be removed, or that another process removed, does not keep the others.
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime < older_than_s:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @contextmanager

@@ -34,8 +34,9 @@ from vnet_segmentation.atomic import cannot_write, remove_leftovers, temporary_b
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.model_card import model_card
 from vnet_segmentation.network import LAYOUTS, MAX_WIDTH, NORMALISATIONS, VNet
+from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.quantisation import quantise_weight, restore_weight
-from vnet_segmentation.user_folders import MODEL_NAME
+from vnet_segmentation.user_folders import MODEL_NAME, check_model_name
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -122,8 +123,7 @@ def check_destination(folder: Path, name: str, overwrite: bool = False) -> None:
         UserError: the name cannot be a model's, or the folder exists and is neither empty nor (with `overwrite`) a
             bundle of the same name.
     """
-    if not MODEL_NAME.fullmatch(name):
-        raise UserError(f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _.", ExitCode.USAGE)
+    check_model_name(name)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (overwrite and _is_bundle_named(folder, name)):
@@ -293,6 +293,10 @@ def _description_problem(description: Any) -> str | None:
         or not description["title"].isprintable()
     ):
         return "the name or the title is ill-formed"
+    try:
+        Preprocessing.from_dict(description["preprocessing"])
+    except (TypeError, ValueError) as error:
+        return f"preprocessing: {error}"
     if len(labels) != 2 or not all(isinstance(label, str) for label in labels):
         return "labels must name the two output channels"
     return None

@@ -119,21 +119,24 @@ def _cuda_problem(name: str) -> str | None:
     index = torch.device(name).index or 0
     if index >= torch.cuda.device_count():
         return f"there are only {torch.cuda.device_count()} CUDA GPUs"
-    try:
-        # A GPU too old or too new for this torch is listed as available and fails at its first kernel.
-        torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8, device=name), torch.zeros(1, 1, 5, 5, 5, device=name))
-    except RuntimeError as error:
-        return f"the GPU failed a first convolution ({str(error).splitlines()[0]})"
-    return None
+    # A GPU too old or too new for this torch is listed as available and fails at its first kernel.
+    failure = _first_convolution_failure(name)
+    return failure and f"the GPU failed a first convolution ({failure})"
 
 
 def _mps_problem(name: str) -> str | None:
     if not torch.backends.mps.is_available():
         return "there is no Apple GPU that torch can use"
+    failure = _first_convolution_failure(name)
+    return failure and f"its torch has no 3D convolution there ({failure})"
+
+
+def _first_convolution_failure(name: str) -> str | None:
+    """What a device says that cannot convolve; None from one that can."""
     try:
         torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8, device=name), torch.zeros(1, 1, 5, 5, 5, device=name))
     except (RuntimeError, NotImplementedError) as error:
-        return f"its torch has no 3D convolution there ({str(error).splitlines()[0]})"
+        return str(error).splitlines()[0]
     return None
 
 
@@ -141,12 +144,19 @@ def best_precision(name: str) -> tuple[str, str]:
     """The precision that is fast and accurate on a device, and why, as half a sentence."""
     kind = torch.device(name).type
     if kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if _gpu_has_bfloat16(name):
             return "bfloat16", "bfloat16 because the GPU has it"
         return "float16", "float16 because the GPU has no bfloat16"
     if kind == "cpu" and _cpu_has_fast_bfloat16():
         return "bfloat16", "bfloat16 because the processor has it (AVX512_BF16 or AMX)"
     return "float32", "float32 because nothing shorter is fast there"
+
+
+def _gpu_has_bfloat16(name: str) -> bool:
+    # torch's own question cannot be asked without emulation before 2.4, and is about the current GPU.
+    if torch.version.hip is not None:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(name)[0] >= 8
 
 
 def _cpu_has_fast_bfloat16() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -56,7 +58,11 @@ def keep_largest_component(mask: sitk.Image) -> sitk.Image:
 
 def bounding_box(mask: sitk.Image) -> Box | None:
     """Where a mask's voxels are; None if it is empty."""
-    array = sitk.GetArrayViewFromImage(mask)
+    return array_box(sitk.GetArrayViewFromImage(mask))
+
+
+def array_box(array: NDArray[Any]) -> Box | None:
+    """`bounding_box` of an array (depth, height, width)."""
     ends = []
     for axis in (2, 1, 0):
         used = np.flatnonzero(array.any(axis=tuple(i for i in range(3) if i != axis)))

@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.masks import array_box
 
 _PERCENTILE = 95
 _N_PARTS = 3
@@ -235,7 +236,9 @@ def _count(mask: NDArray[np.bool_]) -> int:
 def _surface_distances(
     mask: NDArray[np.bool_], other: NDArray[np.bool_], spacing_mm: tuple[float, ...]
 ) -> tuple[_SurfaceDistances, _SurfaceDistances]:
-    box = _bounding_box(mask | other)
+    found = array_box(mask | other)
+    assert found is not None, "an empty mask has no surface"
+    box = tuple(slice(int(low), int(high) + 1) for low, high in zip(found[0][::-1], found[1][::-1], strict=True))
     surfaces = _surface(mask[box]), _surface(other[box])
     first, second = (
         _SurfaceDistances(
@@ -245,11 +248,6 @@ def _surface_distances(
         for surface, target in (surfaces, surfaces[::-1])
     )
     return first, second
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in occupied)
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

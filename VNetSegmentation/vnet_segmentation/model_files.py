@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from vnet_segmentation.atomic import atomic_path, remove_leftovers, temporary_beside
@@ -64,7 +66,7 @@ def import_model(file: Path) -> Path:
                 unpacked.mkdir(parents=True)
                 for name, entry in entries.items():
                     _unpack(archive, entry, unpacked / name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError) as error:
             raise _no_model(file, "it is damaged or no zip file") from error
         except ValueError as error:
             raise _no_model(file, str(error)) from error

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.masks import bounding_box
 
 N_SLICES = 13
 N_COLUMNS = 5
@@ -78,10 +79,11 @@ def write_picture(
 ) -> None:
     """Writes a montage of a scan with the contour of its mask, as a PNG file.
 
-    Up to 13 of the slices as they were acquired (across the axis of the widest spacing), spread over the gland and a
-    little beyond, then a cut through the gland's middle in either of the other two planes. All cells have one scale,
-    with square pixels, and show the gland with 25 mm around it, or the whole scan if the mask is empty. Each is
-    labelled with the patient's sides and, above left, with the index of its slice along the file's own axis, from 0.
+    Up to 13 of the slices as they were acquired (across the axis of the widest spacing): the gland's first and last,
+    one a little beyond either, and others spread between them; then a cut through the gland's middle in either of the
+    other two planes. All cells have one scale, with square pixels, and show the gland with 25 mm around it, or the
+    whole scan if the mask is empty. Each is labelled with the patient's sides and, above left, with the index of its
+    slice along the file's own axis, from 0.
 
     Args:
         scan: three-dimensional scalar image, any axis order and direction.
@@ -118,10 +120,10 @@ class _Canvas:
     def __init__(self, scan: sitk.Image, mask: sitk.Image) -> None:
         self._file_grid = scan
         mask = sitk.DICOMOrient(mask, "LPS")
+        box = bounding_box(mask)
+        self._is_empty = box is None
         # A mask without a gland stands for the whole scan.
-        gland = sitk.GetArrayViewFromImage(mask) != 0
-        self._is_empty = not gland.any()
-        first, last = _extent(np.ones_like(gland) if self._is_empty else gland)
+        first, last = box or (np.zeros(3, np.int64), np.array(mask.GetSize()) - 1)
         spacing_mm = np.array(mask.GetSpacing())
         margin_mm = 0.0 if self._is_empty else MARGIN_MM
         self._field_mm = float(((last - first + 1) * spacing_mm).max()) + 2 * margin_mm
@@ -163,10 +165,11 @@ class _Canvas:
         """Indices along the view's normal, in the order in which they are shown."""
         n = self._scan.GetSize()[view.normal]
         margin = 0 if self._is_empty else max(1, round(SLICE_MARGIN_MM / self._spacing_mm[view.normal]))
-        first = max(0, int(self._first[view.normal]) - margin)
-        last = min(n - 1, int(self._last[view.normal]) + margin)
-        indices = np.unique(np.linspace(first, last, N_SLICES).round().astype(int))
-        return [int(i) for i in indices[:: view.step]]
+        first, last = int(self._first[view.normal]), int(self._last[view.normal])
+        # The gland's ends, where masks fail first, are always there; where it has many slices, the middle is thinned.
+        ends = {max(0, first - margin), first, last, min(n - 1, last + margin)}
+        inner = np.linspace(first, last, N_SLICES - len(ends) + 2)[1:-1].round().astype(int)
+        return sorted(ends.union(inner.tolist()), reverse=view.step < 0)
 
     def cell(self, view: _View, index: int) -> NDArray[np.uint8]:
         """One slice, RGB, with contours and labels."""
@@ -209,12 +212,6 @@ class _Canvas:
         file_axes = np.array(self._file_grid.GetDirection()).reshape(3, 3)
         axis = int(np.abs(normal @ file_axes).argmax())
         return int(self._file_grid.TransformPhysicalPointToIndex(self._centre_mm(view, index).tolist())[axis])
-
-
-def _extent(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last index (x, y, z) along each axis of a mask (z, y, x) that is not empty."""
-    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 1), (0, 2), (1, 2))]
-    return np.array([i[0] for i in occupied]), np.array([i[-1] for i in occupied])
 
 
 def _contour(region: NDArray[np.bool_]) -> NDArray[np.bool_]:

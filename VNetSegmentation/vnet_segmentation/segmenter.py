@@ -109,13 +109,7 @@ class Segmenter:
 
     def __init__(self, model: Path, device: Device) -> None:
         network, self.description = load_bundle(model)
-        try:
-            self.preprocessing = Preprocessing.from_dict(self.description["preprocessing"])
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"The model {model} has unknown preprocessing settings. Install the version it was made for.",
-                ExitCode.BAD_MODEL,
-            ) from error
+        self.preprocessing = Preprocessing.from_dict(self.description["preprocessing"])
         self._predictor = Predictor(network, device)
 
     def warm_up(self) -> None:

@@ -22,7 +22,7 @@ from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.segmenter import Segmenter
-from vnet_segmentation.training import Progress, TrainingRun
+from vnet_segmentation.training import Progress, TrainingRun, case_identities, refuse_changed_cases
 from vnet_segmentation.training_cache import TrainingCase, load_cases, synthetic_cases
 from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
 from vnet_segmentation.training_state import claim, state_folder
@@ -188,7 +188,7 @@ def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, d
     """The model to start from and its description, and the options with what it decides; without one, as they are.
 
     Raises:
-        UserError: the base model cannot be used.
+        UserError: the base model cannot be used (`ExitCode.BAD_MODEL`).
     """
     if options.base is None:
         return options, None, None
@@ -322,10 +322,17 @@ def _judge_fold(
 ) -> list[Row]:
     """Trains without the fold's validation cases and measures on them; a fold that is done is not done again."""
     results = job.state_folder / f"fold-{number + 1}.json"
-    # Cases that were added since are not of this training.
-    identity = repr((replace(job.options, held_out=()), job.recipe, fold))
+    # What the rows depend on, and nothing else: folders may have moved, and the time may be another.
+    identity = {
+        "width": job.options.width,
+        "recipe": repr(job.recipe),
+        "seed": job.options.seed,
+        "parent": job.base_description and job.base_description["weights"]["sha256"],
+        **case_identities([prepared[case] for case in fold.training], [prepared[case] for case in fold.validation]),
+    }
     if results.exists():
         stored = json.loads(results.read_text("utf-8"))
+        refuse_changed_cases(stored["identity"], identity)
         if stored["identity"] != identity:
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "

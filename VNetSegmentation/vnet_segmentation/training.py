@@ -25,6 +25,7 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
 
+_CASES = ("training cases", "validation cases")
 _SMALLEST_GAIN = 0.0005
 """Of validation Dice; less does not count as one."""
 
@@ -52,8 +53,8 @@ class TrainingRun:
     CPU a resumed run is, bit for bit, the one that would have been. With a limit in minutes the learning rate follows
     the clock, so that two runs differ.
 
-    Where memory runs out, a run goes on with less: activations that are computed twice instead of kept, then small
-    crops only, then the CPU.
+    Where memory runs out in an iteration, a run goes on with less: activations that are computed twice instead of kept,
+    then small crops only, then the CPU.
 
     Args:
         width: channels of the network's first stage; layout and normalisation are the recipe's.
@@ -348,10 +349,13 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged or belongs to another run (width, recipe, cases or seed differ).
+            UserError: the checkpoint is damaged or belongs to another run (width, recipe, cases or seed differ), or the
+                files of a case have changed.
         """
         tensors, state = read_checkpoint(path)
-        different = [key for key, value in self._identity().items() if state["identity"].get(key) != value]
+        stored, own = state["identity"], self._identity()
+        refuse_changed_cases(stored, own)
+        different = [key for key, value in own.items() if stored.get(key) != value]
         if different:
             raise UserError(
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
@@ -380,8 +384,7 @@ class TrainingRun:
         return {
             "width": self.width,
             "recipe": _plain(self.recipe.as_dict()),
-            "training cases": [case.name for case in self.cases],
-            "validation cases": [case.name for case in self.validation],
+            **case_identities(self.cases, self.validation),
             "seed": self.seed,
             "initial weights": None if self.start is None else _hash(self.start),
         }
@@ -436,6 +439,29 @@ class TrainingRun:
         shares = torch.stack([share for _, share in pairs])
         targets = shares if self.recipe.soft_masks else shares >= 0.5
         return _as_input(torch.stack([image for image, _ in pairs])), targets
+
+
+def case_identities(training: Sequence[TrainingCase], validation: Sequence[TrainingCase]) -> dict[str, Any]:
+    """What a stored state has of its cases: the name and the source of each."""
+    parts = zip(_CASES, (training, validation), strict=True)
+    return {key: [[case.name, case.source] for case in cases] for key, cases in parts}
+
+
+def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raises `UserError` if the cases of a stored state are the same by their names, but not their files.
+
+    Args:
+        stored, own: with what `case_identities` gave.
+    """
+    changed = []
+    for key in _CASES:
+        former, now = stored.get(key) or [], own[key]
+        if [case[0] for case in former] == [case[0] for case in now]:
+            changed += [case[0] for case, before in zip(now, former, strict=True) if case != before]
+    if changed:
+        raise UserError(
+            f"Since this training began, {', '.join(changed)} changed. Put the former files back, or begin a new one."
+        )
 
 
 def _as_input(images: Tensor) -> Tensor:

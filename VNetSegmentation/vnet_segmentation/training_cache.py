@@ -23,12 +23,13 @@ from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.masks import bounding_box
 from vnet_segmentation.phantom import make_phantom
-from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, orient, prepare, smooth_for_spacing
+from vnet_segmentation.preprocessing import Preprocessing, grid_around, orient, prepare, smooth_for_spacing
 from vnet_segmentation.scans import read_scan
 
-_FORMAT = 3
-"""Raised when what is stored changes, so that older caches are not mistaken for current ones."""
+_FORMAT = 4
+"""Raised when what is stored changes (the phantoms, too), so that older caches are not mistaken for current ones."""
 
 _TEXT_HEADERS = (".mhd", ".nhdr")
 """These name the files with the voxels."""
@@ -38,7 +39,7 @@ _FIRST_PHANTOM = 1000
 """Seed of the first synthetic case; the others have the next ones."""
 
 _LARGEST_FIELD_MM = 256.0
-"""What lies further out than half of this is not stored: memory for training, and no prostate is there."""
+"""More of a scan, along an axis, is not stored: memory for training, and the gland is far from there."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ class TrainingCase:
     """Grey-level distribution, see `appearance.quantiles`."""
     gland_centre: Tensor
     """(x, y, z) in voxels; the volume's centre where there is no gland."""
+    source: str = ""
+    """Tells the files and settings that it was made from apart from all others."""
 
     @staticmethod
-    def from_arrays(name: str, image: Tensor, coverage: Tensor) -> TrainingCase:
+    def from_arrays(name: str, image: Tensor, coverage: Tensor, source: str = "") -> TrainingCase:
         """A case from its image, float32, and coverage, uint8; see the fields."""
         inside = (coverage >= 128).nonzero().float()
         centre = inside.mean(0) if len(inside) else (torch.tensor(image.shape) - 1) / 2
-        return TrainingCase(name, image, coverage, quantiles(image), centre.flip(0))
+        return TrainingCase(name, image, coverage, quantiles(image), centre.flip(0), source)
 
     def volumes(self, device: torch.device) -> Tensor:
         """(2, depth, height, width), float32, on the device: the image, and the mask's share of each voxel, 0 to 1."""
@@ -81,9 +84,7 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
         height, width).
     """
     prepared = prepare(scan, preprocessing)
-    field_mm = [min(n * s, _LARGEST_FIELD_MM) for n, s in zip(prepared.GetSize(), prepared.GetSpacing(), strict=True)]
-    x, y, z = (max(1, math.ceil(f / s)) for f, s in zip(field_mm, preprocessing.spacing_mm, strict=True))
-    grid = grid_around(prepared, centre_mm(prepared), preprocessing.spacing_mm, (x, y, z))
+    grid = case_grid(mask, preprocessing)
     # Smoothed like the scan: of finer voxels, all that lie in a coarse one count.
     fine = smooth_for_spacing(sitk.Cast(orient(mask), sitk.sitkFloat32), preprocessing.spacing_mm)
     coverage = sitk.Resample(fine, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
@@ -96,6 +97,29 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
     parts = torch.from_numpy(sitk.GetArrayFromImage(coverage)) * 255
     # The Gaussian, which is recursive, swings by a thousandth.
     return torch.from_numpy(sitk.GetArrayFromImage(image)), parts.round().clamp(0, 255).to(torch.uint8)
+
+
+def case_grid(mask: sitk.Image, preprocessing: Preprocessing) -> sitk.Image:
+    """The grid that a case is kept on: the scan's whole field of view; of a longer one, 256 mm with the gland.
+
+    Args:
+        mask: on the scan's grid, any orientation.
+
+    Returns:
+        An empty image in the network's orientation and spacing.
+    """
+    mask = orient(mask)
+    full_mm = np.multiply(mask.GetSize(), mask.GetSpacing())
+    field_mm = np.minimum(full_mm, _LARGEST_FIELD_MM)
+    middle = (np.array(mask.GetSize()) - 1) / 2
+    box = bounding_box(sitk.Cast(mask, sitk.sitkUInt8))
+    if box is not None:
+        # Towards the gland as far as the field stays within the scan: where all of it is kept, not at all.
+        room = (full_mm - field_mm) / 2 / mask.GetSpacing()
+        middle += np.clip((box[0] + box[1]) / 2 - middle, -room, room)
+    x, y, z = (max(1, math.ceil(f / s)) for f, s in zip(field_mm, preprocessing.spacing_mm, strict=True))
+    point_mm = np.array(mask.TransformContinuousIndexToPhysicalPoint(middle.tolist()))
+    return grid_around(mask, point_mm, preprocessing.spacing_mm, (x, y, z))
 
 
 def load_cases(
@@ -158,8 +182,8 @@ def _load_case(
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
 
-    path = cache_folder / f"{case.name}-{_fingerprint(case, preprocessing)}.npz"
-    return TrainingCase.from_arrays(case.name, *_stored(path, make))
+    source = _fingerprint(case, preprocessing)
+    return TrainingCase.from_arrays(case.name, *_stored(cache_folder / f"{case.name}-{source}.npz", make), source)
 
 
 def _stored(path: Path, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

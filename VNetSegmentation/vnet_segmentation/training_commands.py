@@ -19,8 +19,8 @@ from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
 from vnet_segmentation.training_plan import TrainingOptions
 from vnet_segmentation.training_preview import iteration_seconds, preview_sample
-from vnet_segmentation.training_state import discard, is_claimed, state_folder
-from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
+from vnet_segmentation.training_state import claim, discard, is_claimed, state_folder
+from vnet_segmentation.user_folders import TRAINING_SUFFIX, check_model_name, user_models_folder
 from vnet_segmentation.volume_exchange import write_exchange
 from vnet_segmentation.worker_protocol import Channel, Command, Request
 
@@ -44,10 +44,12 @@ def unfinished_trainings() -> list[dict[str, Any]]:
     requests = []
     for file in sorted(user_models_folder().glob(f"*{TRAINING_SUFFIX}/{REQUEST_FILE}")):
         # One that runs, in another Slicer, is not for this one to go on with.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if is_claimed(file.parent):
                 continue
-            requests.append(json.loads(file.read_text("utf-8")))
+            request = json.loads(file.read_text("utf-8"))
+            if state_folder(user_models_folder() / request["name"]) == file.parent:
+                requests.append(request)
     return requests
 
 
@@ -89,10 +91,10 @@ def _preview(request: Request, send: Channel) -> dict[str, Any]:
 
 def _train(request: Request, send: Channel) -> dict[str, Any]:
     """Trains a model of the user's; an event "training" for each report. A cancelled one can be gone on with."""
-    name = request["name"]
-    if any(model.name == name and model.bundled for model in list_models()):
+    model = _own_model(request)
+    name = model.name
+    if any(listed.name == name and listed.bundled for listed in list_models()):
         raise UserError(f"{name} is the name of a bundled model. Choose another one.", ExitCode.USAGE)
-    model = user_models_folder() / name
     state = state_folder(model)
     fraction = 0.0
 
@@ -122,8 +124,9 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     had_begun = state.exists()
     if not request["resume"] and had_begun:
         raise UserError(f"There is an unfinished training of {name}. Resume or discard it.", ExitCode.CANNOT_WRITE)
-    # Before anything else is stored there, so that it can always be found and discarded.
-    with atomic_path(state / REQUEST_FILE) as temporary:
+    # Before anything else is stored there, so that it can always be found and discarded; and not where another Slicer
+    # is training by its own request.
+    with claim(state), atomic_path(state / REQUEST_FILE) as temporary:
         temporary.write_text(json.dumps({key: request[key] for key in _KEPT}), "utf-8")
     try:
         result = train_model(
@@ -156,12 +159,18 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
 
 def _discard(request: Request, send: Channel) -> dict[str, Any]:
     """Removes what an unfinished training left."""
-    discard(state_folder(user_models_folder() / request["name"]))
+    discard(state_folder(_own_model(request)))
     return {}
 
 
 _KEPT = ("name", "data", "device", "options", "cases")
 """Fields of a request to train that say what is trained."""
+
+
+def _own_model(request: Request) -> Path:
+    """Folder of a model of the user's, which need not exist."""
+    check_model_name(request["name"])
+    return user_models_folder() / request["name"]
 
 
 def _options(request: Request) -> TrainingOptions:

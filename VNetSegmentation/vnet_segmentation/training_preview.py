@@ -14,11 +14,11 @@ from vnet_segmentation.augmentation import draw_sample, make_sample
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.device import Device
 from vnet_segmentation.mask_files import read_mask
-from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, prepare
+from vnet_segmentation.preprocessing import grid_around
 from vnet_segmentation.scans import read_scan
 from vnet_segmentation.train_model import load_base, make_recipe
 from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import TrainingCase, prepare_pair, synthetic_cases
+from vnet_segmentation.training_cache import TrainingCase, case_grid, prepare_pair, synthetic_cases
 from vnet_segmentation.training_plan import TrainingOptions
 
 _N_TIMED = 3
@@ -73,8 +73,8 @@ def preview_sample(
         deformation=replace(recipe.deformation, bspline_probability=1.0, flip_probability=0.0),
         appearance=replace(recipe.appearance, histogram_matching_probability=0.0),
     )
-    scan = read_scan(case.image)
-    prepared = TrainingCase.from_arrays(case.name, *prepare_pair(scan, read_mask(case.mask, case.label), preprocessing))
+    mask = read_mask(case.mask, case.label)
+    prepared = TrainingCase.from_arrays(case.name, *prepare_pair(read_scan(case.image), mask, preprocessing))
     sample = draw_sample(recipe, [prepared], [], torch.Generator().manual_seed(seed))
     sample = replace(sample, centre_voxels=prepared.gland_centre)
     if other is not None and options.histogram_matching:
@@ -82,24 +82,15 @@ def preview_sample(
         sample = replace(sample, matched_quantiles=quantiles(look))
     x, y, z = preprocessing.size
     image, share = make_sample(sample, (z, y, x), preprocessing, torch.device("cpu"))
-    grid = _grid(prepare(scan, preprocessing), prepared, preprocessing)
+    kept = case_grid(mask, preprocessing)
+    centre_mm = np.array(kept.TransformContinuousIndexToPhysicalPoint(prepared.gland_centre.tolist()))
+    grid = grid_around(kept, centre_mm, preprocessing.spacing_mm, preprocessing.size)
     pictures = []
     for values in (image, (share >= 0.5).to(torch.uint8)):
         picture = sitk.GetImageFromArray(values.numpy())
         picture.CopyInformation(grid)
         pictures.append(picture)
     return pictures[0], pictures[1]
-
-
-def _grid(oriented: sitk.Image, case: TrainingCase, preprocessing: Preprocessing) -> sitk.Image:
-    """Where a crop around the case's gland lies in the patient."""
-    # The case's own grid has its middle in that of the scan.
-    middle_voxels = (np.array(case.image.shape[::-1]) - 1) / 2
-    offset_mm = (case.gland_centre.numpy() - middle_voxels) * preprocessing.spacing_mm
-    direction = np.array(oriented.GetDirection()).reshape(3, 3)
-    return grid_around(
-        oriented, centre_mm(oriented) + direction @ offset_mm, preprocessing.spacing_mm, preprocessing.size
-    )
 
 
 def _timed_step(run: TrainingRun) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vnet_segmentation.atomic import cannot_write
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.user_folders import TRAINING_SUFFIX
 
@@ -29,17 +30,19 @@ def claim(folder: Path) -> Iterator[None]:
     The system gives it back when a process is killed.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has it, or the folder cannot be written (`ExitCode.CANNOT_WRITE`).
     """
     made = [path for path in folder.parents if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK_FILE)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         # Not at once: `is_claimed` of another process holds it for a moment.
         lock.acquire(timeout=_PATIENCE_S)
     except Timeout as error:
         name = folder.name.removesuffix(TRAINING_SUFFIX)
         raise UserError(f"{name} is being trained by another process. Wait for it, or stop it there.") from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     try:
         yield
     finally:
@@ -77,9 +80,11 @@ def discard(folder: Path) -> None:
         UserError: a process trains there.
     """
     if folder.is_dir():
-        with claim(folder), suppress(OSError):
-            for entry in folder.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                elif entry.name != _LOCK_FILE:
-                    entry.unlink(missing_ok=True)
+        with claim(folder):
+            for entry in [entry for entry in folder.iterdir() if entry.name != _LOCK_FILE]:
+                # One that another program has open, on Windows, does not keep the others.
+                with suppress(OSError):
+                    if entry.is_dir():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        entry.unlink(missing_ok=True)

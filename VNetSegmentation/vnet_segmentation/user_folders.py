@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from vnet_segmentation.errors import ExitCode, UserError
+
 MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
 """Environment variable: a folder of models to use instead of the user's usual one."""
 
@@ -15,6 +17,12 @@ TRAINING_SUFFIX = ".training"
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.training)")
 """What a model, and its folder, can be called."""
+
+
+def check_model_name(name: str) -> None:
+    """Raises `UserError` (`ExitCode.USAGE`) unless a model can be called so."""
+    if not MODEL_NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _.", ExitCode.USAGE)
 
 
 def user_models_folder() -> Path:
