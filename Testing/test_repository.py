@@ -19,7 +19,17 @@ _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotl
 
 # Each layer imports only from itself and from those before it.
 _LAYERS = (
-    {"errors", "atomic", "volume_exchange", "processes", "improvement", "user_folders", "worker_protocol", "terminal"},
+    {
+        "errors",
+        "atomic",
+        "arrays",
+        "volume_exchange",
+        "processes",
+        "improvement",
+        "user_folders",
+        "worker_protocol",
+        "terminal",
+    },
     {
         "network",
         "loss",
@@ -91,6 +101,14 @@ def test_imports_point_downwards(path):
     rank = {module: i for i, layer in enumerate(_LAYERS) for module in layer}
     own = {name.split(".")[1] for name in imported if name.startswith("vnet_segmentation.")} & set(rank)
     assert [module for module in own if rank[module] > rank.get(path.stem, len(_LAYERS))] == []
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.glob("*.py")), ids=lambda path: path.stem)
+def test_numpy_and_torch_meet_in_one_place(path):
+    """torch 2.2, which is all that Intel Macs get, refuses these where numpy is 2."""
+    refused = {"from_numpy", "numpy", "__array__"}
+    used = {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    assert used & refused == set()
 
 
 def test_every_preset_and_model_is_in_a_pattern_of_the_package_data():

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vnet_segmentation.arrays import to_array
 from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.errors import UserError
 
@@ -66,5 +67,5 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
     checksum = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         checksum = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), checksum)
-        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+        checksum = zlib.crc32(to_array(tensor.reshape(-1).view(torch.uint8)).data, checksum)
     return f"{checksum:08x}"

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vnet_segmentation.arrays import to_array, to_tensor
+
 ORIENTATION = "LPS"
 """Axes of the network's input: x to the patient's left, y to the back, z to the head, each as near as the scan's
 own axes allow. An oblique scan is seen along its own axes, not the patient's, as the training scans were."""
@@ -160,7 +162,7 @@ def crop(
     """
     grid = grid_around(prepared, point_mm, preprocessing.spacing_mm, preprocessing.size)
     resampled = sitk.Resample(prepared, grid, sitk.Transform(), sitk.sitkLinear, math.nan, sitk.sitkFloat32)
-    values = torch.from_numpy(sitk.GetArrayFromImage(resampled))
+    values = to_tensor(sitk.GetArrayFromImage(resampled))
     inside = ~torch.isnan(values)
     return normalise(values.nan_to_num(0.0), inside, preprocessing.clip_percentiles), grid
 
@@ -203,6 +205,6 @@ def to_scan_grid(probability: Tensor, grid: sitk.Image, scan: sitk.Image) -> sit
     Returns:
         float32 in [0, 1] with the scan's exact size, spacing, origin and direction; 0 outside the crop.
     """
-    image = sitk.GetImageFromArray(probability.float().cpu().numpy())
+    image = sitk.GetImageFromArray(to_array(probability.float()))
     image.CopyInformation(grid)
     return sitk.Resample(image, scan, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vnet_segmentation.arrays import to_array
 from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.confidence import agreement, confidence_report
 from vnet_segmentation.device import Device
@@ -265,7 +266,7 @@ class Segmenter:
 
 def _gland(probability: Tensor, grid: sitk.Image, threshold: float = 0.5) -> sitk.Image:
     """The largest connected part of what reaches the threshold in a look, as a mask on its grid."""
-    found = sitk.GetImageFromArray((probability >= threshold).numpy().astype(np.uint8))
+    found = sitk.GetImageFromArray(to_array((probability >= threshold).to(torch.uint8)))
     found.CopyInformation(grid)
     return keep_largest_component(found)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from vnet_segmentation.arrays import to_array
 from vnet_segmentation.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
@@ -472,7 +473,7 @@ def _hash(network: VNet) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(to_array(value.reshape(-1).view(torch.uint8)).data)
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vnet_segmentation.appearance import quantiles
+from vnet_segmentation.arrays import to_array, to_tensor
 from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
@@ -94,9 +95,9 @@ def prepare_pair(scan: sitk.Image, mask: sitk.Image, preprocessing: Preprocessin
     interpolator.SetInterpolator(sitk.sitkLinear)
     interpolator.SetUseNearestNeighborExtrapolator(True)
     image = interpolator.Execute(prepared)
-    parts = torch.from_numpy(sitk.GetArrayFromImage(coverage)) * 255
+    parts = to_tensor(sitk.GetArrayFromImage(coverage)) * 255
     # The Gaussian, which is recursive, swings by a thousandth.
-    return torch.from_numpy(sitk.GetArrayFromImage(image)), parts.round().clamp(0, 255).to(torch.uint8)
+    return to_tensor(sitk.GetArrayFromImage(image)), parts.round().clamp(0, 255).to(torch.uint8)
 
 
 def case_grid(mask: sitk.Image, preprocessing: Preprocessing) -> sitk.Image:
@@ -192,7 +193,7 @@ def _stored(path: Path, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tens
     if arrays is None:
         arrays = make()
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, image=arrays[0].numpy(), coverage=arrays[1].numpy())
+            np.savez(file, image=to_array(arrays[0]), coverage=to_array(arrays[1]))
     return arrays
 
 
@@ -200,7 +201,7 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
     """Image and coverage; None where there is no entry or it is damaged, and so has to be made."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return torch.from_numpy(stored["image"]), torch.from_numpy(stored["coverage"])
+            return to_tensor(stored["image"]), to_tensor(stored["coverage"])
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 

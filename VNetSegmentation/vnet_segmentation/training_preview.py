@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from vnet_segmentation.appearance import quantiles
+from vnet_segmentation.arrays import to_array
 from vnet_segmentation.augmentation import draw_sample, make_sample
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.device import Device
@@ -87,7 +88,7 @@ def preview_sample(
     grid = grid_around(kept, centre_mm, preprocessing.spacing_mm, preprocessing.size)
     pictures = []
     for values in (image, (share >= 0.5).to(torch.uint8)):
-        picture = sitk.GetImageFromArray(values.numpy())
+        picture = sitk.GetImageFromArray(to_array(values))
         picture.CopyInformation(grid)
         pictures.append(picture)
     return pictures[0], pictures[1]
