@@ -61,7 +61,7 @@ _LAYERS = (
     },
     {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},
     {"augmentation", "training", "model_files"},
-    {"scan_job", "batch", "demo", "train_model", "training_folder"},
+    {"scan_job", "batch_cases", "batch_tables", "batch", "demo", "train_model", "training_folder"},
     {"cluster", "crossvalidation", "training_preview"},
     {"model_commands", "training_commands"},
     {"worker_commands", "cli_commands"},

@@ -7,22 +7,17 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation import batch
+from vnet_segmentation import batch, scan_job
 from vnet_segmentation import segmenter as segmenter_module
-from vnet_segmentation.batch import (
-    REPORTS_NAME,
-    TABLE_NAME,
-    BatchOptions,
-    check_batch,
-    exit_code,
-    find_cases,
-    run_batch,
-)
+from vnet_segmentation.batch import check_batch, exit_code, run_batch
+from vnet_segmentation.batch_cases import BatchOptions, find_cases
+from vnet_segmentation.batch_tables import REPORTS_NAME, TABLE_NAME
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.segmenter import Segmenter
@@ -101,6 +96,59 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(segmenter, scans, tm
         "failed",
         "skipped",
     ]
+
+
+def test_a_run_that_was_killed_after_the_report_replaces_it(segmenter, scans, tmp_path, monkeypatch):
+    output = tmp_path / "masks"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan_job, "write_picture", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
+    assert [path.name for path in output.glob("a_*")] == ["a_prostate.json"]
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
+    assert row.status == "done"
+
+
+@pytest.mark.parametrize("name", ["a_prostate.json", "a_prostate.png", "a_prostate_probability.nii.gz"])
+def test_files_that_are_not_of_the_scan_are_not_replaced(segmenter, scans, tmp_path, name):
+    output = tmp_path / "masks"
+    output.mkdir()
+    (output / name).write_text("{}")
+    options = BatchOptions(pictures=True, probabilities=True)
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, options)
+    assert (row.status, row.mask) == ("failed", None)
+    assert row.message.startswith(f"{output / name} exists already and is not of this scan.")
+    assert (output / name).read_text() == "{}"
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, replace(options, overwrite=True))
+    assert row.status == "done"
+
+
+@pytest.mark.parametrize(
+    "report", ["{", "[]", '{"seconds": 3.2}', '{"confidence": 0.9}', '{"scan": 5}', '{"scan": "/", "volume_ml": "5"}']
+)
+def test_a_foreign_report_beside_a_mask_is_passed_over(segmenter, scans, tmp_path, report):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    (output / "a_prostate.json").write_text(report)
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    assert (row.status, row.report, row.message) == ("skipped", None, "Had a mask already.")
+    assert table(output)[0]["volume_ml"] == ""
+
+
+def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    report = output / "a_prostate.json"
+    report.write_text(report.read_text("utf-8").replace('"warnings": []', '"warnings": ["It is cut off."]'), "utf-8")
+    options = BatchOptions(threshold=0.4, pictures=True, probabilities=True)
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, options)
+    said = "It has no probability volume, has no picture, was made with the threshold 0.5: overwrite it to change that."
+    # What its report warns of is not lost on the way.
+    assert row.message == table(output)[0]["message"] == f"Had a mask already. {said} It is cut off."
 
 
 def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_path):
@@ -315,6 +363,37 @@ def test_the_json_has_whole_reports_and_counts_and_keeps_those_of_earlier_runs(s
     # All but the time of writing, which a report on the disk cannot have.
     del first["rows"][0]["report"]["seconds"]["write"]
     assert second["rows"][0]["report"] == first["rows"][0]["report"]
+
+
+def test_batches_in_one_folder_keep_each_others_rows(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    first = table(output)
+    rows = run_batch(segmenter, [scans / "größer"], output, BatchOptions())
+    # What a batch returns is its own.
+    assert [row.name for row in rows] == ["größer/b.nrrd"] or [row.scan.name for row in rows] == ["b.nrrd"]
+    assert table(output)[0] == first[0]
+    content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
+    assert [Path(row["scan"]).name for row in content["rows"]] == ["a.nii.gz", "b.nrrd"]
+    assert (content["total"], content["counts"]["done"]) == (2, 2)
+    # What a row tells of has gone.
+    (output / "a_prostate.nii.gz").unlink()
+    run_batch(segmenter, [scans / "größer"], output, BatchOptions())
+    assert [Path(row["scan"]).name for row in table(output)] == ["b.nrrd"]
+
+
+@pytest.mark.parametrize("rows", ["", "[]", "5", '[{"scan": "a"}]', '[{"status": "odd"}]'])
+def test_rows_that_an_other_version_wrote_are_passed_over(segmenter, scans, tmp_path, rows):
+    output = tmp_path / "masks"
+    output.mkdir()
+    (output / REPORTS_NAME).write_text(f'{{"program": "vnet-segmentation", "rows": {rows}}}')
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    assert len(table(output)) == 1
+
+
+def test_the_table_says_how_sure_a_mask_is_in_a_word(segmenter, scans, tmp_path):
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
+    assert table(tmp_path / "masks")[0]["confidence_level"] == row.report["confidence"]["level"] != ""
 
 
 def test_a_bug_at_one_scan_is_its_row_and_its_traceback_is_logged(segmenter, scans, tmp_path, monkeypatch, caplog):

@@ -14,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation import cluster
-from vnet_segmentation.batch import REPORTS_NAME, TABLE_NAME, BatchOptions, exit_code, run_batch
+from vnet_segmentation.batch import exit_code, run_batch
+from vnet_segmentation.batch_cases import BatchOptions
+from vnet_segmentation.batch_tables import REPORTS_NAME, TABLE_NAME
 from vnet_segmentation.cli import run
 from vnet_segmentation.cluster import ModelChoice, run_batch_on_cluster
 from vnet_segmentation.device import choose_device

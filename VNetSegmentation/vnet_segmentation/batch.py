@@ -2,104 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import vnet_segmentation
-from vnet_segmentation.atomic import atomic_path, remove_leftovers
+from vnet_segmentation.atomic import remove_leftovers
+from vnet_segmentation.batch_cases import BatchOptions, Case, find_cases
+from vnet_segmentation.batch_tables import BatchRow, BatchTables, check_tables, failed_row, finished_row, is_report
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import check_output_path
-from vnet_segmentation.scan_job import LoadedScan, Outputs, load_scan, segment_scan, write_results
-from vnet_segmentation.scans import find_scans, scan_stem
+from vnet_segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
-
-TABLE_NAME = "results.csv"
-TABLE_COLUMNS = ("scan", "status", "volume_ml", "confidence", "seconds", "mask", "message")
-REPORTS_NAME = "results.json"
-STATUSES = ("done", "empty", "skipped", "failed")
-
-_PROGRAM = {"program": "vnet-segmentation", "version": vnet_segmentation.__version__}
-_OWN_BEGINNINGS = {TABLE_NAME: ",".join(TABLE_COLUMNS), REPORTS_NAME: '{"program": "vnet-segmentation"'}
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """Which scans a batch takes, and what it writes for each."""
-
-    suffix: str = ".nii.gz"
-    """Format of the masks; see `mask_files`."""
-    threshold: float = 0.5
-    pictures: bool = False
-    probabilities: bool = False
-    overwrite: bool = False
-    """Segment scans again that have a mask already; otherwise they are left alone, so a batch can be resumed."""
-    pattern: str = "*"
-    """The names of the files or DICOM folders to take, as a shell has it; upper and lower case are the same."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One scan of a batch."""
-
-    name: str
-    """The scan's path below the folder that all inputs have in common."""
-    scan: Path
-    outputs: Outputs
-    threshold: float
-
-
-@dataclass(frozen=True)
-class BatchRow:
-    """What became of one scan."""
-
-    name: str
-    """See `Case`."""
-    scan: Path
-    status: str
-    """"done", "empty" (no prostate found), "skipped" (had a mask already) or "failed"."""
-    mask: Path | None
-    """None if the scan failed."""
-    report: dict[str, Any] | None
-    """See Docs/reference.md; of a skipped scan, that of the earlier run. None if there is none."""
-    message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "name": self.name,
-            "scan": str(self.scan),
-            "status": self.status,
-            "mask": str(self.mask) if self.mask else None,
-            "message": self.message,
-            "report": self.report,
-        }
-
-    def as_table_row(self) -> dict[str, Any]:
-        """The values of `TABLE_COLUMNS`."""
-        report = self.report or {}
-        seconds = report.get("seconds", {})
-        return {
-            "scan": self.scan,
-            "status": self.status,
-            "volume_ml": report.get("volume_ml", ""),
-            "confidence": report.get("confidence", {}).get("value", ""),
-            "seconds": round(sum(seconds.values()), 2) if seconds else "",
-            "mask": self.mask or "",
-            "message": self.message,
-        }
-
 
 ReportCallback = Callable[[int, int, BatchRow], None]
 """Told after each scan: how many are finished, how many there are, and what became of this one."""
@@ -116,9 +32,9 @@ def run_batch(
     """Segments scans; while one is computed, the next is read and the last one written.
 
     A scan that fails is named with its reason and does not stop the rest. `results.csv` and `results.json` in the
-    output folder have every scan that is finished. Masks go into the output folder, in sub-folders as the scans are in
-    below the folder that all inputs have in common: the same inputs always give the same names. The mask of a scan that
-    lies in the output folder itself lies beside it.
+    output folder have every scan that is finished, and keep the rows of earlier batches there. Masks go into the output
+    folder, in sub-folders as the scans are in below the folder that all inputs have in common: the same inputs always
+    give the same names. The mask of a scan that lies in the output folder itself lies beside it.
 
     Args:
         inputs: scan files, DICOM folders, and folders that are searched with their sub-folders.
@@ -187,17 +103,15 @@ class BatchRun:
         self, inputs: Sequence[Path], output_folder: Path, options: BatchOptions, report: ReportCallback
     ) -> None:
         self._cases = find_cases(inputs, output_folder, options)
-        self._folder = output_folder
+        self._tables = BatchTables(output_folder, [case.scan for case in self._cases])
         self._overwrite = options.overwrite
         self._report = report
-        self._rows: dict[Path, BatchRow] = {}
-        self._lines: dict[Path, str] = {}
         self._told = 0
 
     @property
     def rows(self) -> list[BatchRow]:
         """Of the scans that are finished, in the order of their paths."""
-        return [self._rows[case.scan] for case in self._cases if case.scan in self._rows]
+        return self._tables.rows
 
     @property
     def total(self) -> int:
@@ -213,7 +127,7 @@ class BatchRun:
         return [case for case in self._cases if case.scan not in settled]
 
     def settle(self, rows: Sequence[BatchRow]) -> None:
-        """Records and tells."""
+        """Records and tells; see `record` and `tell`."""
         self.record(rows)
         for row in rows:
             self.tell(row)
@@ -224,35 +138,12 @@ class BatchRun:
         Raises:
             UserError: a table cannot be written.
         """
-        for row in rows:
-            self._rows[row.scan] = row
-            # Each report becomes text once, not again with every later one: a batch may have ten thousand.
-            self._lines[row.scan] = json.dumps(row.as_dict(), ensure_ascii=False)
-        self._write_table()
-        self._write_reports()
+        self._tables.record(rows)
 
     def tell(self, row: BatchRow) -> None:
         """Tells the caller of one scan."""
         self._told += 1
         self._report(self._told, self.total, row)
-
-    def _write_table(self) -> None:
-        with (
-            atomic_path(self._folder / TABLE_NAME) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            table = csv.DictWriter(file, TABLE_COLUMNS)
-            table.writeheader()
-            table.writerows(row.as_table_row() for row in self.rows)
-
-    def _write_reports(self) -> None:
-        rows = self.rows
-        statuses = Counter(row.status for row in rows)
-        counts = {status: statuses[status] for status in STATUSES}
-        head = json.dumps({**_PROGRAM, "total": self.total, "counts": counts})
-        lines = ",\n".join(self._lines[row.scan] for row in rows)
-        with atomic_path(self._folder / REPORTS_NAME) as temporary:
-            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
 
 
 def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptions) -> None:
@@ -266,61 +157,13 @@ def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptio
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
     check_output_path(output_folder / f"mask{options.suffix}")
-    for name, beginning in _OWN_BEGINNINGS.items():
-        table = output_folder / name
-        if table.exists() and not _begins_with(table, beginning):
-            raise UserError(
-                f"{table} exists already and is not of a batch. Choose another folder, or move it away.",
-                ExitCode.CANNOT_WRITE,
-            )
+    check_tables(output_folder)
 
 
 def exit_code(rows: Iterable[BatchRow]) -> ExitCode:
     """What a batch ends with: an empty mask, be it of an earlier run, is a failure that a person has to look at."""
     failed = any(row.status == "failed" or (row.report or {}).get("volume_ml") == 0 for row in rows)
     return ExitCode.SOME_FAILED if failed else ExitCode.OK
-
-
-def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOptions) -> list[Case]:
-    """The scans of a batch, each once and in the order of their paths, with the files to write.
-
-    Raises:
-        UserError: there are none.
-    """
-    # Absolute, and the same for two spellings of one path: so the tables, and workers elsewhere, find the files.
-    inputs = [Path(os.path.abspath(path)) for path in inputs]
-    output_folder = Path(os.path.abspath(output_folder))
-    scans = sorted({scan for path in inputs for scan in (find_scans(path) if path.is_dir() else [path])})
-    names = _names(inputs, scans, output_folder)
-    # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
-    bases = _mask_bases(names)
-    cases = [
-        Case(name.as_posix(), scan, _outputs(output_folder / base, options), options.threshold)
-        for scan, name, base in zip(scans, names, bases, strict=True)
-        if fnmatchcase(scan.name.lower(), options.pattern.lower())
-    ]
-    if not cases:
-        places = ", ".join(str(path) for path in inputs[:3]) + ", ..." * (len(inputs) > 3)
-        like = "" if options.pattern == "*" else f" with a name like {options.pattern}"
-        raise UserError(
-            f"There are no scans{like} in {places}. Known formats are NIfTI, NRRD, MetaImage and DICOM.", ExitCode.USAGE
-        )
-    return cases
-
-
-def finished_row(case: Case, report: dict[str, Any]) -> BatchRow:
-    """The row of a scan whose results are written."""
-    status = "empty" if report["volume_ml"] == 0 else "done"
-    return BatchRow(case.name, case.scan, status, case.outputs.mask, report, " ".join(report["warnings"]))
-
-
-def failed_row(case: Case, error: Exception) -> BatchRow:
-    """The row of a scan that an error ended; what the user cannot mend goes into the log, too."""
-    message = str(error)
-    if not isinstance(error, UserError):
-        _log.error("An unexpected error at %s", case.scan, exc_info=error)
-        message = f"An unexpected error: {type(error).__name__}: {message}. The log has the details."
-    return BatchRow(case.name, case.scan, "failed", None, None, message)
 
 
 class _StoppedByCallerError(BaseException):
@@ -339,7 +182,7 @@ def _read_ahead(reader: ThreadPoolExecutor, cases: Iterable[Case]) -> Iterator[t
 
 
 def _read(case: Case) -> LoadedScan:
-    # Extras of an interrupted run may be there without their mask: they are replaced.
+    # What is there without the mask is of this scan, see `_settled_earlier`.
     case.outputs.check(case.scan, overwrite=True)
     return load_scan(case.scan)
 
@@ -352,67 +195,47 @@ def _write(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
 
 
 def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
-    """The row of a case that needs no work or must not get any, because its mask is there; None for the others."""
-    if not case.outputs.mask.exists():
-        return None
-    report = _earlier_report(case.outputs.report)
-    owner = Path((report or {}).get("scan", ""))
+    """The row of a case that needs no work, because its mask is there, or must not get any, because what is there is
+    not its own; None for the others."""
+    outputs = case.outputs
+    has_mask = outputs.mask.exists()
+    report = _earlier_report(outputs.report)
+    owner = Path(report["scan"]) if report else Path()
     # A scan that has moved is not there any more under its old name, and is still the same one.
-    if owner.is_absolute() and owner.exists() and not owner.samefile(case.scan):
+    is_of_another = owner.is_absolute() and owner.exists() and not owner.samefile(case.scan)
+    if has_mask and is_of_another:
         return failed_row(
-            case,
-            UserError(f"{case.outputs.mask} is the mask of another scan, {owner}. Choose another output folder."),
+            case, UserError(f"{outputs.mask} is the mask of another scan, {owner}. Choose another output folder.")
         )
     if overwrite:
         return None
-    return BatchRow(case.name, case.scan, "skipped", case.outputs.mask, report, "had a mask already")
+    if has_mask:
+        return BatchRow(case.name, case.scan, "skipped", outputs.mask, report, _why_skipped(case, report))
+    others = [path for path in outputs.all if path.exists()]
+    # The report is written first: with it the others are what an interrupted run left, and are replaced.
+    if others and (report is None or is_of_another):
+        return failed_row(
+            case, UserError(f"{others[0]} exists already and is not of this scan. Move it, or choose to overwrite.")
+        )
+    return None
 
 
-def _names(inputs: Sequence[Path], scans: Sequence[Path], output_folder: Path) -> list[Path]:
-    """Below the inputs' common folder; of a scan in the output folder below that: its mask lies beside it."""
-    inside = {scan for scan in scans if scan.is_relative_to(output_folder)}
-    outside = [path for path in inputs if not path.is_relative_to(output_folder)]
-    try:
-        common = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in outside or inputs]))
-    except ValueError as error:
-        raise UserError("The inputs are on different drives. Run a batch for each drive.", ExitCode.USAGE) from error
-    # A folder of DICOM slices may be an input itself.
-    root = common.parent if common in scans else common
-    return [scan.relative_to(output_folder if scan in inside else root) for scan in scans]
-
-
-def _mask_bases(names: Sequence[Path]) -> list[Path]:
-    """A mask's path, without its suffix, for each scan; where two would be the same, they have the scans' suffixes."""
-    stems = [(name.parent, scan_stem(name)) for name in names]
-    full = [(name.parent, name.name) for name in names]
-    taken = Counter(base for pair in zip(stems, full, strict=True) for base in set(pair))
-    chosen = [stem if taken[stem] == 1 else whole for stem, whole in zip(stems, full, strict=True)]
-    return [folder / f"{name}_prostate" for folder, name in chosen]
-
-
-def _outputs(base: Path, options: BatchOptions) -> Outputs:
-    def beside(ending: str) -> Path:
-        return base.with_name(base.name + ending)
-
-    return Outputs(
-        mask=beside(options.suffix),
-        probability=beside("_probability.nii.gz") if options.probabilities else None,
-        picture=beside(".png") if options.pictures else None,
-        report=beside(".json"),
-    )
+def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
+    """What the mask that is there lacks of what was asked for now, and what its own report warns of."""
+    outputs = case.outputs
+    wanted = (("probability volume", outputs.probability), ("picture", outputs.picture))
+    lacks = [f"has no {what}" for what, path in wanted if path and not path.exists()]
+    if report and report["threshold"] != case.threshold:
+        lacks.append(f"was made with the threshold {report['threshold']}")
+    sentences = ["Had a mask already."]
+    if lacks:
+        sentences.append(f"It {', '.join(lacks)}: overwrite it to change that.")
+    return " ".join([*sentences, *(report["warnings"] if report else [])])
 
 
 def _earlier_report(path: Path | None) -> dict[str, Any] | None:
     try:
         report = json.loads(path.read_text("utf-8")) if path else None
-        return report if isinstance(report, dict) else None
     except (OSError, ValueError):
         return None
-
-
-def _begins_with(path: Path, beginning: str) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(len(beginning)) == beginning
-    except (OSError, ValueError):
-        return False
+    return report if is_report(report) else None

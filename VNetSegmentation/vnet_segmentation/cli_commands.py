@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from vnet_segmentation import batch as batch_engine
+from vnet_segmentation.batch import check_batch, exit_code, run_batch
+from vnet_segmentation.batch_cases import BatchOptions
+from vnet_segmentation.batch_tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.model_library import find_model, list_models
@@ -45,16 +47,17 @@ def segment(options: argparse.Namespace) -> int:
 def batch(options: argparse.Namespace) -> int:
     """Segments many scans, here or on a Dask cluster."""
 
-    def show(number: int, total: int, row: batch_engine.BatchRow) -> None:
-        volume = f" {row.report['volume_ml']:.1f} ml" if row.report else ""
+    def show(number: int, total: int, row: BatchRow) -> None:
+        report = row.report
+        result = f" {report['volume_ml']:.1f} ml, confidence {report['confidence']['level']}" if report else ""
         message = f" - {row.message}" if row.message else ""
-        bar.say(f"[{number}/{total}] {row.name}: {row.status}{volume}{message}")
+        bar.say(f"[{number}/{total}] {row.name}: {row.status}{result}{message}")
 
     def progress(fraction: float, sentence: str) -> None:
         interrupt.check()
         bar.show(fraction, sentence)
 
-    settings = batch_engine.BatchOptions(
+    settings = BatchOptions(
         suffix=options.format if options.format.startswith(".") else f".{options.format}",
         threshold=options.threshold,
         pictures=options.pictures,
@@ -62,7 +65,7 @@ def batch(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         pattern=options.pattern,
     )
-    batch_engine.check_batch(options.inputs, options.output, settings)
+    check_batch(options.inputs, options.output, settings)
     what = (options.inputs, options.output, settings, show, progress)
     if options.dask:
         from vnet_segmentation.cluster import ModelChoice, run_batch_on_cluster
@@ -73,11 +76,11 @@ def batch(options: argparse.Namespace) -> int:
     else:
         segmenter = _segmenter(options)
         with Interrupt() as interrupt, ProgressBar() as bar:
-            rows = batch_engine.run_batch(segmenter, *what)
+            rows = run_batch(segmenter, *what)
     counts = Counter(row.status for row in rows)
-    summary = ", ".join(f"{counts[status]} {status}" for status in batch_engine.STATUSES if counts[status])
-    print(f"{summary}. Table: {options.output / batch_engine.TABLE_NAME}")
-    return batch_engine.exit_code(rows)
+    summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    print(f"{summary}. Table: {options.output / TABLE_NAME}")
+    return exit_code(rows)
 
 
 def train(options: argparse.Namespace) -> int:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-from vnet_segmentation.batch import BatchOptions, BatchRow, BatchRun, Case, ReportCallback, failed_row, finished_row
+from vnet_segmentation.batch import BatchRun, ReportCallback
+from vnet_segmentation.batch_cases import BatchOptions, Case
+from vnet_segmentation.batch_tables import BatchRow, failed_row, finished_row
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import ExitCode, UserError

@@ -7,7 +7,9 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from vnet_segmentation.batch import BatchOptions, BatchRow, check_batch, exit_code, run_batch
+from vnet_segmentation.batch import check_batch, exit_code, run_batch
+from vnet_segmentation.batch_cases import BatchOptions
+from vnet_segmentation.batch_tables import BatchRow
 from vnet_segmentation.device import choose_device, list_gpus, set_cpu_threads
 from vnet_segmentation.model_commands import model_commands
 from vnet_segmentation.model_library import find_model, list_models

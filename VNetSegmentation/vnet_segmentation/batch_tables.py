@@ -1,0 +1,207 @@
+"""What became of the scans of a batch: a row for each, in a table for people and one for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vnet_segmentation
+from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.batch_cases import Case
+from vnet_segmentation.errors import ExitCode, UserError
+
+TABLE_NAME = "results.csv"
+TABLE_COLUMNS = (
+    "scan",
+    "status",
+    "volume_ml",
+    "confidence",
+    "confidence_level",
+    "seconds",
+    "mask",
+    "message",
+)
+REPORTS_NAME = "results.json"
+STATUSES = ("done", "empty", "skipped", "failed")
+
+_PROGRAM = {"program": "vnet-segmentation", "version": vnet_segmentation.__version__}
+_OWN_BEGINNINGS = {TABLE_NAME: "scan,status,volume_ml,", REPORTS_NAME: '{"program": "vnet-segmentation"'}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What became of one scan."""
+
+    name: str
+    """See `Case`."""
+    scan: Path
+    status: str
+    """"done", "empty" (no prostate found), "skipped" (had a mask already) or "failed"."""
+    mask: Path | None
+    """None if the scan failed."""
+    report: dict[str, Any] | None
+    """See Docs/reference.md; of a skipped scan, that of the earlier run. None if there is none."""
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "name": self.name,
+            "scan": str(self.scan),
+            "status": self.status,
+            "mask": str(self.mask) if self.mask else None,
+            "message": self.message,
+            "report": self.report,
+        }
+
+    @staticmethod
+    def from_dict(row: dict[str, Any]) -> BatchRow:
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what `as_dict` gave.
+        """
+        if row["status"] not in STATUSES or not (row["report"] is None or is_report(row["report"])):
+            raise ValueError(f"Not a row of a batch: {row}")
+        mask = row["mask"] and Path(row["mask"])
+        return BatchRow(row["name"], Path(row["scan"]), row["status"], mask, row["report"], row["message"])
+
+    def as_table_row(self) -> dict[str, Any]:
+        """The values of `TABLE_COLUMNS`."""
+        report = self.report or {}
+        seconds, confidence = report.get("seconds", {}), report.get("confidence", {})
+        return {
+            "scan": self.scan,
+            "status": self.status,
+            "volume_ml": report.get("volume_ml", ""),
+            "confidence": confidence.get("value", ""),
+            "confidence_level": confidence.get("level", ""),
+            "seconds": round(sum(seconds.values()), 2) if seconds else "",
+            "mask": self.mask or "",
+            "message": self.message,
+        }
+
+
+def finished_row(case: Case, report: dict[str, Any]) -> BatchRow:
+    """The row of a scan whose results are written."""
+    status = "empty" if report["volume_ml"] == 0 else "done"
+    return BatchRow(case.name, case.scan, status, case.outputs.mask, report, " ".join(report["warnings"]))
+
+
+def failed_row(case: Case, error: Exception) -> BatchRow:
+    """The row of a scan that an error ended; what the user cannot mend goes into the log, too."""
+    message = str(error)
+    if not isinstance(error, UserError):
+        _log.error("An unexpected error at %s", case.scan, exc_info=error)
+        message = f"An unexpected error: {type(error).__name__}: {message}. The log has the details."
+    return BatchRow(case.name, case.scan, "failed", None, None, message)
+
+
+class BatchTables:
+    """Both tables of an output folder, written anew with each row that comes.
+
+    Rows of earlier batches in the same folder stay, as long as what they tell of is there.
+
+    Args:
+        folder: see `check_tables`.
+        scans: those of this batch, in the order of the table.
+    """
+
+    def __init__(self, folder: Path, scans: Iterable[Path]) -> None:
+        self._folder = folder
+        self._scans = list(scans)
+        self._rows: dict[Path, BatchRow] = {}
+        self._lines: dict[Path, str] = {}
+        own = set(self._scans)
+        self._earlier = [row for row in _earlier_rows(folder) if row.scan not in own]
+        self._earlier_lines = [_as_line(row) for row in self._earlier]
+
+    @property
+    def rows(self) -> list[BatchRow]:
+        """Of the scans of this batch that are finished, in the order of the table."""
+        return [self._rows[scan] for scan in self._scans if scan in self._rows]
+
+    def record(self, rows: Iterable[BatchRow]) -> None:
+        """Writes both tables anew, with these rows.
+
+        Raises:
+            UserError: a table cannot be written.
+        """
+        for row in rows:
+            self._rows[row.scan] = row
+            # Each report becomes text once, not again with every later one: a batch may have ten thousand.
+            self._lines[row.scan] = _as_line(row)
+        shown = [*self._earlier, *self.rows]
+        with (
+            atomic_path(self._folder / TABLE_NAME) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.DictWriter(file, TABLE_COLUMNS)
+            table.writeheader()
+            table.writerows(row.as_table_row() for row in shown)
+        statuses = Counter(row.status for row in shown)
+        counts = {status: statuses[status] for status in STATUSES}
+        total = len(self._earlier) + len(self._scans)
+        head = json.dumps({**_PROGRAM, "total": total, "counts": counts})
+        lines = ",\n".join([*self._earlier_lines, *(self._lines[row.scan] for row in self.rows)])
+        with atomic_path(self._folder / REPORTS_NAME) as temporary:
+            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+
+
+def check_tables(folder: Path) -> None:
+    """Raises `UserError` if a table would replace a file that is not of a batch."""
+    for name, beginning in _OWN_BEGINNINGS.items():
+        table = folder / name
+        if table.exists() and not _begins_with(table, beginning):
+            raise UserError(
+                f"{table} exists already and is not of a batch. Choose another folder, or move it away.",
+                ExitCode.CANNOT_WRITE,
+            )
+
+
+def is_report(report: Any) -> bool:
+    """Whether this is a report of this program, as far as the tables need it. See Docs/reference.md."""
+    match report:
+        case {
+            "scan": str(),
+            "volume_ml": int() | float(),
+            "threshold": int() | float(),
+            "confidence": {"value": int() | float(), "level": str()},
+            "seconds": dict() as seconds,
+            "warnings": list() as warnings,
+            "version": str(),
+        }:
+            numbers = all(isinstance(value, int | float) for value in seconds.values())
+            return numbers and all(isinstance(warning, str) for warning in warnings)
+    return False
+
+
+def _earlier_rows(folder: Path) -> list[BatchRow]:
+    """Rows that earlier batches left, of masks, or of scans without one, that are there still."""
+    try:
+        stored = json.loads((folder / REPORTS_NAME).read_text("utf-8"))["rows"]
+        rows = [BatchRow.from_dict(row) for row in stored]
+    except (OSError, ValueError, KeyError, TypeError):
+        # None yet, or of a version that wrote other rows.
+        return []
+    return [row for row in rows if (row.mask or row.scan).exists()]
+
+
+def _as_line(row: BatchRow) -> str:
+    return json.dumps(row.as_dict(), ensure_ascii=False)
+
+
+def _begins_with(path: Path, beginning: str) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(len(beginning)) == beginning
+    except (OSError, ValueError):
+        return False
