@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from untrained_model import save_untrained_model
 
-from vnet_segmentation import segmenter
+from vnet_segmentation import __main__, cli, segmenter
 from vnet_segmentation.cli import run
 from vnet_segmentation.errors import ExitCode
 
@@ -114,6 +116,15 @@ def test_ctrl_c_in_a_batch_keeps_what_is_done(scan_file, options, tmp_path, monk
     assert list(output.glob(".*")) == []
 
 
+def test_ctrl_c_while_packages_are_imported_is_a_sentence(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "make_parser", interrupt)
+    assert __main__.main() == ExitCode.CANCELLED
+    assert capsys.readouterr().err == "vnet-segmentation: stopped.\n"
+
+
 def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, bright_ball, capsys):
     data = tmp_path / "data"
     data.mkdir()
@@ -134,12 +145,77 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
     results = tmp_path / "results"
     results.mkdir()
     sitk.WriteImage(bright_ball()[1], str(results / "Case00_prostate.nii.gz"))
-    assert run(["evaluate", str(data), "--results", str(results), "-o", str(written)]) == ExitCode.OK
+    # A table is replaced where that is asked for.
+    again = ["evaluate", str(data), "--results", str(results), "-o", str(written)]
+    assert run(again) == ExitCode.CANNOT_WRITE
+    assert run([*again, "--overwrite"]) == ExitCode.OK
     with open(written, newline="", encoding="utf-8") as file:
         # The missing result counts as a missed gland.
         assert [float(row["dice"]) for row in csv.DictReader(file)] == [1.0, 0.0]
 
     assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
+
+
+def test_evaluate_replaces_neither_scans_nor_its_own_list_of_cases(options, tmp_path, bright_ball, capsys):
+    scan, mask = bright_ball()
+    sitk.WriteImage(scan, str(tmp_path / "Case00.nii.gz"))
+    sitk.WriteImage(mask, str(tmp_path / "Case00_segmentation.nii.gz"))
+    cases = tmp_path / "cases.csv"
+    cases.write_text("image,mask\nCase00.nii.gz,Case00_segmentation.nii.gz\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for output, code, words in (
+        (tmp_path / "Case00.nii.gz", ExitCode.USAGE, "must end in .csv"),
+        (cases, ExitCode.CANNOT_WRITE, "exists already"),
+        (cases / "table.csv", ExitCode.CANNOT_WRITE, "not a folder that can be written"),
+    ):
+        assert run(["evaluate", str(cases), "-o", str(output), *options]) == code
+        assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_evaluate_names_every_case_that_cannot_be_read_before_it_begins(options, tmp_path, bright_ball, capsys):
+    scan, mask = bright_ball()
+    for case in ("Case00", "Case01", "Case02"):
+        sitk.WriteImage(scan + int(case[-1]), str(tmp_path / f"{case}.nrrd"))
+        sitk.WriteImage(mask, str(tmp_path / f"{case}_segmentation.nrrd"))
+    (tmp_path / "Case01.nrrd").write_bytes((tmp_path / "Case01.nrrd").read_bytes()[:3000])
+    (tmp_path / "Case02_segmentation.nrrd").unlink()
+    assert run(["evaluate", str(tmp_path), *options]) == ExitCode.BAD_INPUT
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "2 cases have problems" in said.err
+    assert "Case01: " in said.err
+    assert "Case02: " in said.err
+
+
+def test_evaluate_knows_what_the_parents_of_a_model_have_learned(
+    options, tiny_model, tmp_path, bright_ball, capsys, monkeypatch
+):
+    library = tmp_path / "library"
+    shutil.copytree(tiny_model, library / "parent")
+    child = save_untrained_model(tmp_path / "child")
+    parent = json.loads((library / "parent" / "model.json").read_text("utf-8"))
+    parent["training"]["training_cases"] = ["Case00"]
+    (library / "parent" / "model.json").write_text(json.dumps(parent), "utf-8")
+    description = json.loads((child / "model.json").read_text("utf-8"))
+    description["parent"] = {"name": "parent", "sha256": parent["weights"]["sha256"]}
+    (child / "model.json").write_text(json.dumps(description), "utf-8")
+    data = tmp_path / "data"
+    data.mkdir()
+    scan, mask = bright_ball()
+    sitk.WriteImage(scan, str(data / "Case00.nii.gz"))
+    sitk.WriteImage(mask, str(data / "Case00_segmentation.nii.gz"))
+    arguments = [*options, "--model", str(child)]
+    assert run(["evaluate", str(data), *arguments]) == ExitCode.OK
+    assert "learned" not in capsys.readouterr().out
+    monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(library))
+    assert run(["evaluate", str(data), *arguments]) == ExitCode.OK
+    assert "learned from 1 of these cases" in capsys.readouterr().out
+    # Of masks that are there already their reports say who made them.
+    assert run(["batch", str(data), "-o", str(tmp_path / "masks"), *options, "--model", "parent"]) == ExitCode.OK
+    capsys.readouterr()
+    assert run(["evaluate", str(data), "--results", str(tmp_path / "masks")]) == ExitCode.OK
+    assert "learned from 1 of these cases" in capsys.readouterr().out
 
 
 def test_evaluate_says_when_the_model_has_learned_from_what_it_is_measured_on(

@@ -67,7 +67,7 @@ def write_series(
 def test_reads_the_only_series_sorted_by_position(tmp_path: Path) -> None:
     # A description that says nothing is enough where there is no choice.
     voxels = write_series(tmp_path, description="")
-    image = read_series(tmp_path)
+    image = read_series(tmp_path)[0]
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), voxels)
     assert image.GetSpacing() == pytest.approx((2.0, 2.0, 3.0))
     assert image.GetDirection() == pytest.approx((1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -76,7 +76,7 @@ def test_reads_the_only_series_sorted_by_position(tmp_path: Path) -> None:
 def test_sagittal_series_keeps_its_axes(tmp_path: Path) -> None:
     write_series(tmp_path, orientation=SAGITTAL)
     # Columns run along y, rows along -z, slices along their cross product: (1, 0, 0) x ... = y x -z = -x.
-    assert read_series(tmp_path).GetDirection() == pytest.approx((0, 0, -1, 1, 0, 0, 0, -1, 0))
+    assert read_series(tmp_path)[0].GetDirection() == pytest.approx((0, 0, -1, 1, 0, 0, 0, -1, 0))
 
 
 def write_study(folder: Path) -> np.ndarray:
@@ -92,14 +92,17 @@ def write_study(folder: Path) -> np.ndarray:
 
 def test_picks_the_only_axial_t2_series(tmp_path: Path) -> None:
     voxels = write_study(tmp_path)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)), voxels)
+    image, which = read_series(tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), voxels)
+    # A person can see whose it is.
+    assert which == f"5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}"
 
 
 def test_series_by_number_or_uid(tmp_path: Path) -> None:
     write_study(tmp_path)
     for series in ("6", "1.2.826.6"):
         expected = np.random.default_rng(6).integers(100, 500, (12, 14, 16), dtype=np.int16)
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, series)), expected)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, series)[0]), expected)
 
 
 def test_lists_the_series_where_several_fit(tmp_path: Path) -> None:
@@ -109,8 +112,8 @@ def test_lists_the_series_where_several_fit(tmp_path: Path) -> None:
         read_series(tmp_path)
     message = str(refused.value)
     assert "holds 8 DICOM series, 2 of them known to be axial T2" in message
-    assert "  4: t2_tse_sag, MR, 12 slices, sagittal" in message.splitlines()
-    assert "  1: t2_localizer, MR, 3 slices, axial" in message.splitlines()
+    assert f"  4: t2_tse_sag, MR, 12 slices, sagittal, in {tmp_path / 'a'}" in message.splitlines()
+    assert f"  5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}" in message.splitlines()
 
 
 def test_lists_the_series_where_none_fits(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_uid_tells_series_of_one_number_apart(tmp_path: Path) -> None:
     voxels = write_series(tmp_path, 5, uid="1.2.826.52", n_slices=11)
     with pytest.raises(UserError, match=r"2 of the DICOM series .*(?s:.*)UID 1\.2\.826\.52"):
         read_series(tmp_path, "5")
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, "1.2.826.52")), voxels)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, "1.2.826.52")[0]), voxels)
 
 
 def test_describes_each_series(tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ def test_refuses_stack_that_is_no_grid(tmp_path: Path, case: str) -> None:
 def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
     write_series(tmp_path, position_mm=lambda k: (0, 0, round(3.04 * k, 1)))
     # 11 steps of 3.04 mm are 33.44 mm, rounded to 33.4: 3.036 mm a step.
-    assert read_series(tmp_path).GetSpacing()[2] == pytest.approx(33.4 / 11)
+    assert read_series(tmp_path)[0].GetSpacing()[2] == pytest.approx(33.4 / 11)
 
 
 @pytest.mark.parametrize("slice_number", [1, 6])
@@ -188,7 +191,7 @@ def test_voxel_limit_holds_before_reading(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="too large: 16 x 14 x 12"):
         read_series(tmp_path)
     monkeypatch.setattr(dicom, "MAX_VOXELS", 2688)
-    assert read_series(tmp_path).GetSize() == (16, 14, 12)
+    assert read_series(tmp_path)[0].GetSize() == (16, 14, 12)
 
 
 @pytest.mark.parametrize("damage", ["length", "type"])

@@ -89,7 +89,8 @@ def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:
 
     def segment(image: sitk.Image, threshold: float) -> SimpleNamespace:
         thresholds.append(threshold)
-        return SimpleNamespace(mask=mask(2), report={"confidence": {"value": 0.7, "level": "low"}})
+        report = {"confidence": {"value": 0.7, "level": "low"}, "model": {"name": "m", "sha256": "abc"}}
+        return SimpleNamespace(mask=mask(2), report=report)
 
     rows = list(evaluate_cases(cast(Segmenter, SimpleNamespace(segment=segment)), cases, threshold=0.4))
     # 8 of 10 columns in common.
@@ -98,7 +99,7 @@ def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:
         ("Case01", "B", pytest.approx(0.8)),
         ("Case02", "", pytest.approx(0.8)),
     ]
-    assert [r.confidence for r in rows] == [0.7] * 3
+    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.7, "abc")] * 3
     assert thresholds == [0.4] * 3
 
 
@@ -123,14 +124,17 @@ def test_results_are_paired_by_name(cases: list[Case], tmp_path: Path) -> None:
     assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_a_report_beside_a_result_has_its_confidence(cases: list[Case], tmp_path: Path) -> None:
+def test_a_report_beside_a_result_has_its_confidence_and_model(cases: list[Case], tmp_path: Path) -> None:
     results = tmp_path / "results"
     write(mask(1), *(results / f"{case.name}_prostate.nii.gz" for case in cases))
-    (results / "Case00_prostate.json").write_text('{"confidence": {"value": 0.9, "level": "medium"}}')
+    (results / "Case00_prostate.json").write_text(
+        '{"confidence": {"value": 0.9, "level": "medium"}, "model": {"name": "m", "sha256": "abc"}}'
+    )
     # Of other programs.
     (results / "Case01_prostate.json").write_text('["confidence"]')
     (results / "Case02_prostate.json").write_text('{"confidence": {"value": 95}}')
-    assert [r.confidence for r in compare_results(results, cases)] == [0.9, None, None]
+    rows = list(compare_results(results, cases))
+    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.9, "abc"), (None, None), (None, None)]
 
 
 def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> None:

@@ -96,6 +96,25 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["metrics"]["n_cases"] == 4
 
 
+def test_a_run_that_its_time_ended_early_says_so(data: Path, base: Path, tmp_path: Path) -> None:
+    # 6 microseconds: over after the first iteration.
+    result = train(data, tmp_path / "mine", options(base, iterations=40, minutes=1e-7))
+    assert result.improvement is not None
+    assert "The time was enough for 1 of 40 iterations: give it more." in result.improvement.sentence
+    result = train(data, tmp_path / "whole", options(base, iterations=2))
+    assert "The time was enough" not in result.improvement.sentence
+
+
+def test_too_few_cases_to_judge_are_said_to_be_before_it_begins(data: Path, base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(data, tmp_path / "mine", options(base, validation=1, iterations=1), say=said.append)
+    sentence = "Whether the new model is better cannot be told with fewer than 4 cases to judge it"
+    assert said.index(sentence) < next(n for n, one in enumerate(said) if one.startswith("Training on"))
+    said.clear()
+    train(data, tmp_path / "other", options(base, iterations=1), say=said.append)
+    assert sentence not in said
+
+
 def test_a_model_carries_no_names_paths_or_headers(data: Path, base: Path, tmp_path: Path) -> None:
     scan = sitk.ReadImage(str(data / "Moe.nrrd"))
     # As a scan that was read from DICOM slices carries them.

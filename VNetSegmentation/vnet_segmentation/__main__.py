@@ -9,6 +9,12 @@ def main() -> int:
     """Runs the command line on the program's arguments; returns the exit code."""
     try:
         from vnet_segmentation.cli import run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # While packages are still being imported; `run` sees to what comes later.
+        print("vnet-segmentation: stopped.", file=sys.stderr)
+        return 130  # ExitCode.CANCELLED, which may not be imported yet
     except ModuleNotFoundError as error:
         from vnet_segmentation.errors import ExitCode
 
@@ -17,7 +23,6 @@ def main() -> int:
             raise
         print(f"The Python package {package} is missing. Install it: pip install {package}", file=sys.stderr)
         return ExitCode.MISSING_DEPENDENCY
-    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

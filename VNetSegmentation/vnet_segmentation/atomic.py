@@ -73,6 +73,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
+        problem = "it is a folder" if path.is_dir() else f"{existing} is not a folder that can be written"
+        raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """What to tell a user whose disk is full or whose folder is not theirs."""
     return UserError(

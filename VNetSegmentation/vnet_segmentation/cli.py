@@ -124,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--cases", nargs="+", metavar="NAME", help="only these")
     _add_label_option(evaluate)
     evaluate.add_argument("-o", "--output", type=Path, metavar="CSV", help="also write the table, with every metric")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace the table if it exists")
     _add_segmentation_options(evaluate)
 
     demo = _command(commands, "demo", cli_commands.demo, "make a synthetic scan, segment it and compare with the truth")
@@ -176,7 +177,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iterations", type=int, metavar="N", help=f"length of a run (default: the preset's: {lengths})"
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="end after this time at the latest")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="train for this time at the latest, checks and measurements apart"
+    )
     parser.add_argument(
         "--deformation", type=float, default=1.0, metavar="F", help="strength, 0 to 3 (default: %(default)s)"
     )

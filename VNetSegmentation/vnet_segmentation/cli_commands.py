@@ -19,7 +19,7 @@ from vnet_segmentation.batch_cases import BatchOptions
 from vnet_segmentation.batch_tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.model_library import find_model, list_models
+from vnet_segmentation.model_library import description_of, find_model, learned_cases, list_models
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.terminal import Interrupt, ProgressBar, format_duration
 
@@ -181,29 +181,36 @@ def _show_training(progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
-    from vnet_segmentation.dataset import find_cases
-    from vnet_segmentation.evaluation import compare_results, evaluate_cases, format_table, write_table
-    from vnet_segmentation.train_model import cases_known_to
+    from vnet_segmentation.dataset import find_cases, refuse_problems
+    from vnet_segmentation.evaluation import check_table, compare_results, evaluate_cases, format_table, write_table
 
+    # Before anything is computed: a slip in a name is answered at once.
+    if options.output:
+        check_table(options.output, options.overwrite)
     cases = [replace(case, label=options.label) for case in find_cases(options.data)]
     if options.cases:
         unknown = set(options.cases) - {case.name for case in cases}
         if unknown:
             raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
         cases = [case for case in cases if case.name in options.cases]
-    known: list[str] = []
     if options.results:
         rows = list(compare_results(options.results, cases))
+        of_model = {sha256: description_of(sha256) for sha256 in {row.model_sha256 for row in rows}}
     else:
+        # All of them first: one that cannot be read costs no other its result.
+        refuse_problems(cases, once_each=False)
         segmenter = _segmenter(options)
-        known = cases_known_to(segmenter.description, cases)
         evaluated = evaluate_cases(segmenter, cases, options.threshold)
         rows = list(tqdm(evaluated, total=len(cases), disable=not sys.stderr.isatty(), leave=False))
+        of_model = {rows[0].model_sha256: segmenter.description}
     print(format_table(rows))
-    if known:
-        print(f"The model has learned from {len(known)} of these cases, by their names: expect less on new ones.")
+    learned = {sha256: learned_cases(description) for sha256, description in of_model.items() if description}
+    n_known = sum(row.case in learned.get(row.model_sha256, ()) for row in rows)
+    if n_known:
+        print(f"The model has learned from {n_known} of these cases, by their names: expect less on new ones.")
     if options.output:
         write_table(rows, options.output)
+        print(f"Table: {options.output}")
     return ExitCode.OK
 
 
@@ -254,6 +261,8 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
 def _print_report(report: dict[str, Any]) -> None:
     diameters = " x ".join(f"{value:.0f}" for value in report["diameters_mm"].values())
     confidence = report["confidence"]
+    if report["series"]:
+        print(f"Series {report['series']}")
     print(f"Prostate {report['volume_ml']:.1f} ml, {diameters} mm (left-right x front-back x head-foot)")
     print(f"Confidence {confidence['value']:.2f} ({confidence['level']})")
     print(

@@ -92,19 +92,35 @@ def find_cases(path: Path) -> list[Case]:
     return cases
 
 
-def check_cases(cases: Sequence[Case]) -> list[Problem]:
+def check_cases(cases: Sequence[Case], once_each: bool = True) -> list[Problem]:
     """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
     several labels, other geometry, the same scan twice.
+
+    Args:
+        once_each: False allows the same scan in several cases, as where two readers drew it.
 
     Returns:
         Problems in the order of the cases; empty if every case can be trained on.
     """
-    return [problem for _, problems, _ in inspect_cases(cases) for problem in problems]
+    return [problem for _, problems, _ in inspect_cases(cases, once_each) for problem in problems]
 
 
-def inspect_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, list[Problem], float | None]]:
+def refuse_problems(cases: Sequence[Case], once_each: bool = True) -> None:
+    """Raises `UserError`, with all that `check_cases` lists, unless every case can be used."""
+    problems = check_cases(cases, once_each)
+    if problems:
+        n_cases = len({problem.case for problem in problems})
+        have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
+        lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
+        raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
+
+
+def inspect_cases(cases: Sequence[Case], once_each: bool = True) -> Iterator[tuple[Case, list[Problem], float | None]]:
     """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
     validated with.
+
+    Args:
+        once_each: see `check_cases`.
 
     Yields:
         The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
@@ -114,7 +130,7 @@ def inspect_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, list[Problem], 
         found = _inspect(case)
         problems = found.problems
         name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
-        if name != case.name:
+        if once_each and name != case.name:
             sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
             problems = [*problems, Problem(case.name, case.image, sentence)]
         yield case, problems, found.volume_ml

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
-from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.mask_files import read_mask, write_mask, write_scan
 from vnet_segmentation.metrics import dice
 from vnet_segmentation.phantom import make_phantom
 from vnet_segmentation.scan_job import Outputs, segment_file
@@ -32,9 +29,9 @@ def run_demo(
         The report, and the Dice between result and truth.
     """
     scan_path, truth_path = folder / "phantom.nii.gz", folder / "phantom_segmentation.nii.gz"
-    for image, path in zip(make_phantom(DEMO_SEED), (scan_path, truth_path), strict=True):
-        with atomic_path(path) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+    scan, truth = make_phantom(DEMO_SEED)
+    write_scan(scan, scan_path)
+    write_mask(truth, truth_path)
     outputs = Outputs(
         mask=folder / "phantom_prostate.nii.gz",
         picture=folder / "phantom_prostate.png",

@@ -60,6 +60,11 @@ class Series:
     files: tuple[str, ...]
 
     @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return Path(self.files[0]).parent
+
+    @property
     def is_axial_t2(self) -> bool:
         return (
             self.modality in ("MR", "")
@@ -98,7 +103,7 @@ def check_voxel_count(size: tuple[int, ...], name: str) -> None:
         )
 
 
-def read_series(folder: str | os.PathLike[str], series: str | None = None) -> sitk.Image:
+def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str]:
     """Reads the scan in a folder of DICOM files.
 
     Subfolders count too. Without `series`, the folder's only series is read, or its only axial T2 series with at least
@@ -109,7 +114,8 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> si
         series: number or UID of the series to read.
 
     Returns:
-        The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position.
+        The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position. And which series
+        that is, for a person.
 
     Raises:
         UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
@@ -117,7 +123,8 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> si
     """
     folder = Path(folder)
     try:
-        return _read_chosen(folder, choose_series(folder, series))
+        chosen = choose_series(folder, series)
+        return _read_chosen(folder, chosen), f"{chosen}, in {chosen.folder}"
     except OSError as error:
         file = Path(error.filename or folder).name
         raise UserError(f"{file} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
@@ -157,7 +164,11 @@ def choose_series(folder: Path, series: str | None) -> Series:
     if len(fitting) != 1:
         # Where a number is not unique, only the UID tells the series apart.
         doubled = len({one.number for one in found}) < len(found)
-        lines = "\n".join(f"  {one}{f' (UID {one.uid})' if doubled and one.number else ''}" for one in found)
+        several = len({one.folder for one in found}) > 1
+        lines = "\n".join(
+            f"  {one}{f' (UID {one.uid})' if doubled and one.number else ''}{f', in {one.folder}' if several else ''}"
+            for one in found
+        )
         raise UserError(f"{problem} Choose one with --series and its number or UID:\n{lines}")
     return fitting[0]
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, check_writable
 from vnet_segmentation.confidence import LEVELS
 from vnet_segmentation.dataset import VOLUME_SUFFIXES, Case
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import Agreement, Comparison, check_same_grid, compare
 from vnet_segmentation.scans import MASK_STEMS, read_scan, scan_stem
@@ -56,12 +56,14 @@ class Row:
     comparison: Comparison
     confidence: float | None = None
     """What the segmentation said of itself, in [0, 1], see `confidence`; None where that is not known."""
+    model_sha256: str | None = None
+    """Of the weights that made the mask; None where that is not known."""
 
     @staticmethod
     def from_dict(row: dict[str, Any]) -> Row:
         """The inverse of `dataclasses.asdict`."""
         parts = {part: Agreement(**agreement) for part, agreement in row["comparison"].items()}
-        return Row(row["case"], row["site"], Comparison(**parts), row.get("confidence"))
+        return Row(row["case"], row["site"], Comparison(**parts), row["confidence"], row["model_sha256"])
 
     def metrics(self) -> dict[str, float]:
         """By name: those of `metrics.Agreement` for the whole gland, then with base_ and with apex_ before the name."""
@@ -86,7 +88,9 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
         scan, reference = read_scan(case.image), read_mask(case.mask, case.label)
         check_same_grid(scan, reference, str(case.image), str(case.mask))
         result = segmenter.segment(scan, threshold)
-        yield Row(case.name, case.site, compare(result.mask, reference), result.report["confidence"]["value"])
+        said = result.report
+        comparison = compare(result.mask, reference)
+        yield Row(case.name, case.site, comparison, said["confidence"]["value"], said["model"]["sha256"])
 
 
 def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
@@ -187,6 +191,20 @@ def format_table(rows: Sequence[Row]) -> str:
     )
 
 
+def check_table(path: Path, overwrite: bool) -> None:
+    """Fails before any work is done where `write_table` could not or must not write afterwards.
+
+    Raises:
+        UserError: the name does not end in ``.csv`` (`ExitCode.USAGE`), the file exists, or the place cannot be written
+            (`ExitCode.CANNOT_WRITE`).
+    """
+    if path.suffix.lower() != ".csv":
+        raise UserError(f"The table {path} must end in .csv.", ExitCode.USAGE)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE)
+    check_writable(path)
+
+
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Writes every metric of every case as CSV, whole or not at all.
 
@@ -242,16 +260,17 @@ def _compare_result(case: Case, file: Path | None) -> Row:
         return Row(case.name, case.site, compare(reference * 0, reference))
     result = read_mask(file)
     check_same_grid(result, reference, str(file), str(case.mask))
-    return Row(case.name, case.site, compare(result, reference), _reported_confidence(file))
+    return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
-def _reported_confidence(file: Path) -> float | None:
+def _reported(file: Path) -> tuple[float | None, str | None]:
+    """Confidence, and SHA-256 of the model's weights, by the report beside a mask."""
     # Masks from elsewhere have no report, or one of another kind.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         report = json.loads((file.parent / f"{scan_stem(file)}.json").read_text("utf-8"))
         value = float(report["confidence"]["value"])
-        return value if 0 <= value <= 1 else None
-    return None
+        return (value if 0 <= value <= 1 else None), str(report["model"]["sha256"])
+    return None, None
 
 
 def _confidence_lines(rows: Sequence[Row]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, check_writable
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.scans import MASK_SUFFIX, read_volume
 
@@ -38,10 +38,7 @@ def check_output_path(path: str | os.PathLike[str], *, segmentation: bool = True
         suffixes = ", ".join((MASK_SUFFIX,) * segmentation + WRITABLE_SUFFIXES)
         why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * (path.suffix == ".mhd")
         raise UserError(f"Cannot write {path.name}: its name must end in one of {suffixes}.{why}", ExitCode.USAGE)
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        problem = "it is a folder" if path.is_dir() else f"{existing} is not a folder that can be written"
-        raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
+    check_writable(path)
 
 
 def write_mask(mask: sitk.Image, path: str | os.PathLike[str]) -> None:

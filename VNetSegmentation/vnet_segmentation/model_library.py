@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vnet_segmentation.bundle import check_weights_hash, read_description
 from vnet_segmentation.errors import ExitCode, UserError
@@ -80,6 +82,36 @@ def find_model(name_or_path: str | None) -> Path:
         f"There is no model {name}. Known models: {known}. Choose one of them or give the folder of a model.",
         ExitCode.BAD_MODEL,
     )
+
+
+def learned_cases(description: dict[str, Any]) -> set[str]:
+    """Names of the cases that a model has learned from, and those that it was made from, as far as they name them and
+    are on this computer.
+
+    Args:
+        description: see `bundle.read_description`.
+    """
+    names: set[str] = set()
+    seen: set[Any] = set()
+    current: dict[str, Any] | None = description
+    while current:
+        cases = current["training"].get("training_cases")
+        names.update(cases if isinstance(cases, list) else [])
+        parent = (current["parent"] or {}).get("sha256")
+        # A file may claim anything, its own descent too.
+        current = None if parent in seen else description_of(parent)
+        seen.add(parent)
+    return names
+
+
+def description_of(weights_sha256: Any) -> dict[str, Any] | None:
+    """Of the model with these weights; None if it is not on this computer."""
+    for folder in _model_folders():
+        with contextlib.suppress(UserError):
+            description = read_description(folder)
+            if description["weights"]["sha256"] == weights_sha256:
+                return description
+    return None
 
 
 def _model_folders() -> Iterator[Path]:

@@ -21,7 +21,7 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import OUT_OF_MEMORY
 from vnet_segmentation.mask_files import check_output_path, write_mask, write_probability
 from vnet_segmentation.picture import write_picture
-from vnet_segmentation.scans import read_scan
+from vnet_segmentation.scans import read_scan_and_series
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
 
 
@@ -68,6 +68,8 @@ class LoadedScan:
     path: Path
     image: sitk.Image
     """See `scans.read_scan`."""
+    series: str | None
+    """Which DICOM series of a folder it is; None for a file."""
     seconds: float
     """That reading took."""
 
@@ -115,8 +117,8 @@ def segment_file(
 def load_scan(path: Path, series: str | None = None) -> LoadedScan:
     """The first step: reads and checks a scan; arguments and errors are those of `segment_file`."""
     started = time.perf_counter()
-    image = read_scan(path, series)
-    return LoadedScan(path, image, time.perf_counter() - started)
+    image, chosen = read_scan_and_series(path, series)
+    return LoadedScan(path, image, chosen, time.perf_counter() - started)
 
 
 @_memory_in_a_sentence()
@@ -146,6 +148,7 @@ def write_results(scan: LoadedScan, result: Segmentation, outputs: Outputs) -> d
 def _file_report(scan: LoadedScan, outputs: Outputs, result: Segmentation) -> dict[str, Any]:
     return {
         "scan": str(scan.path),
+        "series": scan.series,
         "size": list(scan.image.GetSize()),
         "spacing_mm": [round(spacing, 4) for spacing in scan.image.GetSpacing()],
         "mask": str(outputs.mask),

@@ -52,9 +52,15 @@ def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.I
     Raises:
         UserError: what is wrong with the scan and what to do; see `check_scan`, `read_volume` and `dicom.read_series`.
     """
+    return read_scan_and_series(path, series)[0]
+
+
+def read_scan_and_series(path: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str | None]:
+    """`read_scan`, and which DICOM series of a folder that is, for a person; None of a file."""
     path = Path(path)
+    chosen = None
     if path.is_dir():
-        image = read_series(path, series)
+        image, chosen = read_series(path, series)
     elif series is not None:
         raise UserError(
             f"--series chooses a series in a folder of DICOM slices, and {path.name} is not a folder. "
@@ -65,7 +71,7 @@ def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.I
         raise UserError(f"{path.name} is a segmentation, not a scan. Give the MR scan it was drawn on.")
     else:
         image = read_volume(path)
-    return check_scan(image, path.resolve().name)
+    return check_scan(image, path.resolve().name), chosen
 
 
 def voxel_hash(scan: sitk.Image) -> str:

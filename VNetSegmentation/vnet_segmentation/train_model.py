@@ -12,11 +12,12 @@ from typing import Any
 
 from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.bundle import check_destination, load_bundle, save_bundle
-from vnet_segmentation.dataset import Case, Problem, check_cases, find_cases
+from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.evaluation import Row, evaluate_cases, summarise
-from vnet_segmentation.improvement import Improvement, judge
+from vnet_segmentation.improvement import MIN_CASES, Improvement, judge
+from vnet_segmentation.model_library import learned_cases
 from vnet_segmentation.network import VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
@@ -29,6 +30,8 @@ from vnet_segmentation.training_state import claim, state_folder
 
 _LARGEST_SCALING = 0.5
 """Nothing is made smaller than half, however strong the deformation."""
+_LEAST_SHARE = 0.5
+"""Of its iterations; a run that its time ended before has not shown what it can do."""
 _N_VALIDATIONS = 10
 """Of a fine-tuning run, whatever its length; ten iterations or more lie between them."""
 
@@ -127,9 +130,7 @@ def _train_model(
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
     if processes.is_first:
         say(f"Checking {_counted(len(cases))}")
-        problems = check_cases(cases)
-        if problems:
-            raise UserError(_list_problems(problems))
+        refuse_problems(cases)
     plan = plan_training(cases, options)
     cache = cache or state / "cache"
 
@@ -151,10 +152,12 @@ def _train_model(
     before = []
     if options.base and plan.judged and processes.is_first:
         say("Measuring the model to start from")
-        known = cases_known_to(base_description, plan.judged)
+        known = _cases_known_to(base_description, plan.judged)
         if known:
             say(f"It has learned from {', '.join(known)}: on these it looks better than it is")
         before = _evaluate(job, options.base, plan.judged)
+        if len(plan.judged) < MIN_CASES:
+            say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
     after: list[Row] = []
     for number, fold in enumerate(plan.folds):
         say(f"Run {number + 1} of {plan.n_runs}, without {_counted(len(fold.validation))} that will judge it")
@@ -173,7 +176,9 @@ def _train_model(
     improvement = _improvement(before, after)
     if improvement is not None:
         warnings = []
-        if cases_known_to(base_description, plan.judged):
+        if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
+            warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
+        if _cases_known_to(base_description, plan.judged):
             warnings.append("The model before has learned from some of these cases, and so looks too good.")
         if recipe.keeps_best and plan.final.validation:
             warnings.append("These cases also chose the new weights, which so look a little too good.")
@@ -332,7 +337,8 @@ def _judge_fold(
     }
     if results.exists():
         stored = json.loads(results.read_text("utf-8"))
-        refuse_changed_cases(stored["identity"], identity)
+        if isinstance(stored["identity"], dict):
+            refuse_changed_cases(stored["identity"], identity)
         if stored["identity"] != identity:
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
@@ -412,10 +418,9 @@ def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | 
     return [case.name for case in cases] if options.names_cases else len(cases)
 
 
-def cases_known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
-    """The cases that a base model has learned from, as far as it names them."""
-    learned = base["training"].get("training_cases") if base else None
-    return [case.name for case in cases if case.name in learned] if isinstance(learned, list) else []
+def _cases_known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
+    learned = learned_cases(base) if base else set()
+    return [case.name for case in cases if case.name in learned]
 
 
 def _improvement(before: Sequence[Row], after: Sequence[Row]) -> Improvement | None:
@@ -452,10 +457,3 @@ def _metrics(
 
 def _counted(n_cases: int) -> str:
     return "1 case" if n_cases == 1 else f"{n_cases} cases"
-
-
-def _list_problems(problems: Sequence[Problem]) -> str:
-    n_cases = len({problem.case for problem in problems})
-    cases = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
-    lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
-    return "\n".join([f"{cases}; mend or remove what is listed:", *lines])

@@ -126,10 +126,15 @@ class TrainingRun:
     @property
     def fraction(self) -> float:
         """Part of the run that is done: of its iterations, or of its time where that is further."""
-        if self.recipe.patience and self._n_without_gain >= self.recipe.patience:
+        if self.has_settled:
             return 1.0
         of_time = self.elapsed_s / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(self.iteration / self.recipe.iterations, of_time))
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the validation Dice has not risen for as long as the recipe waits for it."""
+        return bool(self.recipe.patience) and self._n_without_gain >= self.recipe.patience
 
     @property
     def best_network(self) -> VNet:
