@@ -60,7 +60,7 @@ _LAYERS = (
         "bundle",
     },
     {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},
-    {"augmentation", "training", "model_files"},
+    {"augmentation", "training", "model_files", "training_description"},
     {"scan_job", "batch_cases", "batch_tables", "batch", "demo", "train_model", "training_folder"},
     {"cluster", "crossvalidation", "training_preview"},
     {"model_commands", "training_commands"},

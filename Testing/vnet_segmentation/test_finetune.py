@@ -17,7 +17,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation import cli, cli_commands, train_model
+from vnet_segmentation import cli, cli_commands, train_model, training_plan
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.dataset import find_cases
 from vnet_segmentation.device import Device
@@ -63,7 +63,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         learning_rate=0.01,
         iterations=4,
     )
-    monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
 
 
 def options(base: Path, **changes: Any) -> TrainingOptions:

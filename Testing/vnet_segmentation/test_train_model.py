@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation import cli, cli_commands, train_model
+from vnet_segmentation import cli, cli_commands, train_model, training_plan
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.deformation import DeformationSettings
@@ -169,7 +169,7 @@ def test_a_model_that_has_learned_segments_new_scans(
         deformation=DeformationSettings(0.3, 3.0, 5.0, 0.1, 0.5),
         appearance=AppearanceSettings(),
     )
-    monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
     result = train(data, model, replace(QUICK, width=2, iterations=80, validation=2))
     # On the scans' own, tilted grids, through the 8-bit weights.
     assert min(row.comparison.whole.dice for row in result.after) > 0.8
@@ -195,7 +195,7 @@ def test_a_preset_with_phantoms_says_that_it_makes_them(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(load_recipe("paper"), synthetic_probability=0.5, n_synthetic_cases=1)
-    monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
     train(data, model, replace(QUICK, iterations=2))
     assert "Preparing synthetic case 1 of 1" in train.said
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation import train_model
+from vnet_segmentation import training_plan
 from vnet_segmentation.errors import Cancelled, UserError
 from vnet_segmentation.model_files import export_model, import_model
 from vnet_segmentation.preprocessing import Preprocessing
@@ -41,7 +41,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
     monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
     recipe = replace(load_recipe("finetune"), synthetic_probability=0.0, small_crop_until=0.0, iterations=3)
-    monkeypatch.setattr(train_model, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
     save_untrained_model(folder / "tiny", preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)))
     return folder
 

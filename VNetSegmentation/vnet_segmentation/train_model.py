@@ -11,25 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path, remove_leftovers
-from vnet_segmentation.bundle import check_destination, load_bundle, save_bundle
+from vnet_segmentation.bundle import check_destination, save_bundle
 from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.evaluation import Row, evaluate_cases, summarise
-from vnet_segmentation.improvement import MIN_CASES, Improvement, judge
+from vnet_segmentation.evaluation import Row, evaluate_cases
+from vnet_segmentation.improvement import MIN_CASES, Improvement
 from vnet_segmentation.model_library import learned_cases
 from vnet_segmentation.network import VNet
-from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
-from vnet_segmentation.recipe import Recipe, load_recipe
+from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun, case_identities, refuse_changed_cases
 from vnet_segmentation.training_cache import TrainingCase, load_cases, synthetic_cases
-from vnet_segmentation.training_plan import Split, TrainingOptions, check_options, leave_out, plan_training
+from vnet_segmentation.training_description import compare_rows, describe_metrics, describe_model
+from vnet_segmentation.training_plan import (
+    Split,
+    TrainingOptions,
+    check_options,
+    leave_out,
+    load_base,
+    make_recipe,
+    plan_training,
+)
 from vnet_segmentation.training_state import claim, state_folder
 
-_LARGEST_SCALING = 0.5
-"""Nothing is made smaller than half, however strong the deformation."""
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
 _N_VALIDATIONS = 10
@@ -149,10 +155,11 @@ def _train_model(
     if processes.is_first:
         processes.wait()
     job = _Job(options, recipe, base, base_description, state, device, processes, say, report, should_stop)
-    before = []
-    if options.base and plan.judged and processes.is_first:
+    before, known = [], []
+    if base_description and options.base and plan.judged and processes.is_first:
         say("Measuring the model to start from")
-        known = _cases_known_to(base_description, plan.judged)
+        learned = learned_cases(base_description)
+        known = [case.name for case in plan.judged if case.name in learned]
         if known:
             say(f"It has learned from {', '.join(known)}: on these it looks better than it is")
         before = _evaluate(job, options.base, plan.judged)
@@ -169,79 +176,23 @@ def _train_model(
     run = _train(job, len(plan.folds), plan.n_runs, plan.final, prepared, synthetic)
     if not processes.is_first:
         return TrainingResult([], [], None)
-    description = _describe(job, run, model.name, plan.final, plan.folds)
     if plan.final.validation:
         say(f"Evaluating {_counted(len(plan.final.validation))} that the model has not learned from")
         after = _judge(job, run, plan.final, "candidate")
-    improvement = _improvement(before, after)
-    if improvement is not None:
-        warnings = []
-        if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
-            warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
-        if _cases_known_to(base_description, plan.judged):
-            warnings.append("The model before has learned from some of these cases, and so looks too good.")
-        if recipe.keeps_best and plan.final.validation:
-            warnings.append("These cases also chose the new weights, which so look a little too good.")
-        improvement = replace(improvement, sentence=" ".join([improvement.sentence, *warnings]))
+    warnings = []
+    if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
+        warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
+    if known:
+        warnings.append("The model before has learned from some of these cases, and so looks too good.")
+    if recipe.keeps_best and plan.final.validation:
+        warnings.append("These cases also chose the new weights, which so look a little too good.")
+    improvement = compare_rows(before, after, warnings)
+    n_folds = len(plan.folds)
+    description = describe_model(model.name, run, plan.final, options, base_description, n_folds)
     if after:
-        description["metrics"] = _metrics(options, plan.folds, before, after, improvement)
+        description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     return TrainingResult(before, after, improvement)
-
-
-def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, dict[str, Any] | None]:
-    """The model to start from and its description, and the options with what it decides; without one, as they are.
-
-    Raises:
-        UserError: the base model cannot be used (`ExitCode.BAD_MODEL`).
-    """
-    if options.base is None:
-        return options, None, None
-    base, description = load_bundle(options.base)
-    preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    options = replace(
-        options,
-        layout=base.layout,
-        width=base.width,
-        preprocessing=preprocessing,
-        bias_correction=preprocessing.bias_correction,
-    )
-    return options, base, description
-
-
-def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 1) -> Recipe:
-    """The preset with the user's changes.
-
-    Args:
-        options: as `load_base` returns them.
-        base: the network of the model to start from.
-        n_processes: that share a batch.
-    """
-    recipe = load_recipe(options.preset_name)
-    strength, deformation = options.deformation_strength, recipe.deformation
-    appearance = recipe.appearance
-    if not options.histogram_matching:
-        appearance = replace(appearance, histogram_matching_probability=0.0)
-    preprocessing = options.preprocessing or recipe.preprocessing
-    iterations = options.iterations or recipe.iterations
-    return replace(
-        recipe,
-        layout=options.layout or recipe.layout,
-        normalisation=recipe.normalisation if base is None else base.normalisation,
-        preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
-        iterations=iterations,
-        # Of a short run a tenth, or it would never come to its full rate.
-        warm_up_iterations=min(recipe.warm_up_iterations, iterations // 10),
-        # The processes share a batch; one that is too small for them grows.
-        batch_size=-(-recipe.batch_size // n_processes) * n_processes,
-        deformation=replace(
-            deformation,
-            bspline_sigma_mm=deformation.bspline_sigma_mm * strength,
-            rotation_degrees=deformation.rotation_degrees * strength,
-            scaling=min(_LARGEST_SCALING, deformation.scaling * strength),
-        ),
-        appearance=appearance,
-    )
 
 
 def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
@@ -359,7 +310,8 @@ def _judge_fold(
 def _judge(job: _Job, run: TrainingRun, split: Split, name: str) -> list[Row]:
     """A run's model on the validation cases, by way of a bundle: as it would be used, 8-bit weights and all."""
     model = job.state_folder / name
-    save_bundle(model, run.best_network, _describe(job, run, name, split, []), quantise=True, overwrite=True)
+    description = describe_model(name, run, split, job.options, job.base_description)
+    save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     rows = _evaluate(job, model, split.validation)
     shutil.rmtree(model)
     return rows
@@ -373,86 +325,6 @@ def _evaluate(job: _Job, model: Path, cases: Sequence[Case]) -> list[Row]:
             raise UserError("Stopped. Add --resume to the same command to go on.", ExitCode.CANCELLED)
         rows += evaluate_cases(segmenter, [case])
     return rows
-
-
-def _describe(job: _Job, run: TrainingRun, name: str, split: Split, folds: Sequence[Split]) -> dict[str, Any]:
-    """model.json, but for what `save_bundle` fills in."""
-    options, base = job.options, job.base_description
-    title = f"Prostate in T2-weighted MR: V-Net {run.recipe.layout}, width {options.width}"
-    if base is not None:
-        title = f"{base['title']}, fine-tuned on {len(split.training)} cases"
-    training = {
-        "data_terms": _data_terms(options, base),
-        "training_cases": _case_names(options, split.training),
-        "validation_cases": _case_names(options, split.validation),
-        "preset": options.preset_name,
-        "recipe": run.recipe.as_dict(),
-        "iterations": run.iteration,
-        "minutes": round(run.elapsed_s / 60, 1),
-        "seed": options.seed,
-        "device": asdict(run.device),
-    }
-    if folds:
-        training["cross_validation"] = f"{len(folds)} folds; iterations and minutes are those of the last run"
-    return {
-        "name": name,
-        "title": options.title or title,
-        "preprocessing": run.recipe.preprocessing.as_dict(),
-        "labels": ["background", "prostate"],
-        "training": training,
-        "metrics": {},
-        "parent": base and {"name": base["name"], "sha256": base["weights"]["sha256"]},
-    }
-
-
-def _data_terms(options: TrainingOptions, base: dict[str, Any] | None) -> str:
-    """Those of the data, and those that come with the base model."""
-    terms = [options.data_terms] if options.data_terms else []
-    if base is not None and base["training"].get("data_terms"):
-        terms.append(f"Started from {base['name']}, which learned from: {base['training']['data_terms']}")
-    return " ".join(terms)
-
-
-def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | int:
-    """The names where the user wants them in the model, else how many there are."""
-    return [case.name for case in cases] if options.names_cases else len(cases)
-
-
-def _cases_known_to(base: dict[str, Any] | None, cases: Sequence[Case]) -> list[str]:
-    learned = learned_cases(base) if base else set()
-    return [case.name for case in cases if case.name in learned]
-
-
-def _improvement(before: Sequence[Row], after: Sequence[Row]) -> Improvement | None:
-    dice_before = {row.case: row.comparison.whole.dice for row in before}
-    pairs = [(dice_before[row.case], row.comparison.whole.dice) for row in after if row.case in dice_before]
-    return judge([pair[0] for pair in pairs], [pair[1] for pair in pairs]) if pairs else None
-
-
-def _metrics(
-    options: TrainingOptions,
-    folds: Sequence[Split],
-    before: Sequence[Row],
-    after: Sequence[Row],
-    improvement: Improvement | None,
-) -> dict[str, Any]:
-    if not options.names_cases:
-        numbers = {row.case: f"case {number}" for number, row in enumerate(after, start=1)}
-        # Sites may be hospitals' names.
-        named = sorted({row.site for row in after if row.site})
-        sites = {site: f"site {number}" for number, site in enumerate(named, start=1)}
-        after = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in after]
-        before = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in before]
-    metrics = summarise(after)
-    if not metrics["by_site"]:
-        del metrics["by_site"]
-    if folds:
-        # Of a model on a part of the cases; the bundle's own has learned from all and cannot be judged by any.
-        metrics["method"] = f"cross-validation, {len(folds)} folds"
-    if improvement is not None:
-        metrics["parent"] = summarise(before)
-        metrics["against_parent"] = improvement.as_dict()
-    return metrics
 
 
 def _counted(n_cases: int) -> str:

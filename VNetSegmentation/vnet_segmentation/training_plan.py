@@ -1,19 +1,24 @@
-"""What is asked of a training, and which cases it learns from and is judged by."""
+"""What is asked of a training: its options, its recipe, and which cases it learns from and is judged by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.dataset_splits import folds, folds_of_few, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.network import MAX_WIDTH
+from vnet_segmentation.network import MAX_WIDTH, VNet
 from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.recipe import Recipe, load_recipe
 
 _N_VALIDATION_SHARE = 5
 """One case in so many is set apart for validation unless the user says otherwise."""
+_LARGEST_SCALING = 0.5
+"""Nothing is made smaller than half, however strong the deformation."""
 _MAX_NAMES = 8
 
 
@@ -153,3 +158,58 @@ def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
         raise UserError(
             f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
         )
+
+
+def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, dict[str, Any] | None]:
+    """The model to start from and its description, and the options with what it decides; without one, as they are.
+
+    Raises:
+        UserError: the base model cannot be used (`ExitCode.BAD_MODEL`).
+    """
+    if options.base is None:
+        return options, None, None
+    base, description = load_bundle(options.base)
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    options = replace(
+        options,
+        layout=base.layout,
+        width=base.width,
+        preprocessing=preprocessing,
+        bias_correction=preprocessing.bias_correction,
+    )
+    return options, base, description
+
+
+def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 1) -> Recipe:
+    """The preset with the user's changes.
+
+    Args:
+        options: as `load_base` returns them.
+        base: the network of the model to start from.
+        n_processes: that share a batch.
+    """
+    recipe = load_recipe(options.preset_name)
+    strength, deformation = options.deformation_strength, recipe.deformation
+    appearance = recipe.appearance
+    if not options.histogram_matching:
+        appearance = replace(appearance, histogram_matching_probability=0.0)
+    preprocessing = options.preprocessing or recipe.preprocessing
+    iterations = options.iterations or recipe.iterations
+    return replace(
+        recipe,
+        layout=options.layout or recipe.layout,
+        normalisation=recipe.normalisation if base is None else base.normalisation,
+        preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
+        iterations=iterations,
+        # Of a short run a tenth, or it would never come to its full rate.
+        warm_up_iterations=min(recipe.warm_up_iterations, iterations // 10),
+        # The processes share a batch; one that is too small for them grows.
+        batch_size=-(-recipe.batch_size // n_processes) * n_processes,
+        deformation=replace(
+            deformation,
+            bspline_sigma_mm=deformation.bspline_sigma_mm * strength,
+            rotation_degrees=deformation.rotation_degrees * strength,
+            scaling=min(_LARGEST_SCALING, deformation.scaling * strength),
+        ),
+        appearance=appearance,
+    )

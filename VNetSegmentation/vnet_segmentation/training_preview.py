@@ -17,10 +17,9 @@ from vnet_segmentation.device import Device
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.preprocessing import grid_around
 from vnet_segmentation.scans import read_scan
-from vnet_segmentation.train_model import load_base, make_recipe
 from vnet_segmentation.training import TrainingRun
 from vnet_segmentation.training_cache import TrainingCase, case_grid, prepare_pair, synthetic_cases
-from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.training_plan import TrainingOptions, load_base, make_recipe
 
 _N_TIMED = 3
 
