@@ -124,6 +124,22 @@ def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter,
     assert "ml is unusual" in alone["warnings"][0]
 
 
+def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, monkeypatch):
+    sees_bright, calls = Predictor.probability, []
+
+    def blind_the_second_time(predictor, crop):
+        calls.append(crop)
+        seen = sees_bright(predictor, crop)
+        return seen * 0 if len(calls) == 2 else seen
+
+    monkeypatch.setattr(Predictor, "probability", blind_the_second_time)
+    # 6 mm from the border of the field that is seen first, 32 mm from the middle.
+    scan, truth = bright_ball((14, 0, 0), radius_mm=12)
+    assert dice(segmenter.segment(scan).mask, truth) > 0.93
+    # The first look, the one that was blind, and the second from another place: nothing is searched.
+    assert len(calls) == 3
+
+
 def test_a_gland_of_9_cm(segmenter, bright_ball):
     segmenter.preprocessing = Preprocessing()
     scan, truth = bright_ball((35, -25, 8), radius_mm=45, size=(80, 80, 40), spacing_mm=(2.5, 2.5, 3))

@@ -9,11 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vnet_segmentation.atomic import remove_leftovers
+from vnet_segmentation.atomic import check_writable, remove_leftovers
 from vnet_segmentation.batch_cases import BatchOptions, Case, find_cases
-from vnet_segmentation.batch_tables import BatchRow, BatchTables, check_tables, failed_row, finished_row, is_report
+from vnet_segmentation.batch_tables import (
+    TABLE_NAME,
+    BatchRow,
+    BatchTables,
+    check_tables,
+    failed_row,
+    finished_row,
+    is_report,
+)
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.mask_files import check_output_path
+from vnet_segmentation.mask_files import check_suffix
 from vnet_segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
 
@@ -156,7 +164,8 @@ def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptio
     for path in inputs:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
-    check_output_path(output_folder / f"mask{options.suffix}")
+    check_suffix(f"mask{options.suffix}")
+    check_writable(output_folder / TABLE_NAME)
     check_tables(output_folder)
 
 

@@ -34,11 +34,16 @@ def check_output_path(path: str | os.PathLike[str], *, segmentation: bool = True
             (`ExitCode.CANNOT_WRITE`).
     """
     path = Path(path)
-    if not path.name.endswith(WRITABLE_SUFFIXES) or (path.name.endswith(MASK_SUFFIX) and not segmentation):
-        suffixes = ", ".join((MASK_SUFFIX,) * segmentation + WRITABLE_SUFFIXES)
-        why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * (path.suffix == ".mhd")
-        raise UserError(f"Cannot write {path.name}: its name must end in one of {suffixes}.{why}", ExitCode.USAGE)
+    check_suffix(path.name, segmentation=segmentation)
     check_writable(path)
+
+
+def check_suffix(name: str, *, segmentation: bool = True) -> None:
+    """Raises `UserError` (`ExitCode.USAGE`) unless a volume can be written under such a name."""
+    if not name.endswith(WRITABLE_SUFFIXES) or (name.endswith(MASK_SUFFIX) and not segmentation):
+        suffixes = ", ".join((MASK_SUFFIX,) * segmentation + WRITABLE_SUFFIXES)
+        why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * name.endswith(".mhd")
+        raise UserError(f"Cannot write {name}: its name must end in one of {suffixes}.{why}", ExitCode.USAGE)
 
 
 def write_mask(mask: sitk.Image, path: str | os.PathLike[str]) -> None:
