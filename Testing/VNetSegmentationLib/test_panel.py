@@ -390,6 +390,28 @@ def test_the_automatic_step_can_be_undone_and_done_again(segmented):
     np.testing.assert_array_equal(segmented.voxels(), mask)
 
 
+def test_painting_spares_other_segments_in_the_next_scene_too(panel):
+    import slicer
+
+    def mode():
+        return panel.ui.segmentEditorWidget.mrmlSegmentEditorNode().GetOverwriteMode()
+
+    assert mode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
+    slicer.mrmlScene.Clear(0)
+    assert mode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
+
+
+def test_a_panel_that_is_opened_again_brings_the_editors_settings_back_into_the_scene(panel):
+    import slicer
+
+    panel.widget.exit()
+    slicer.mrmlScene.RemoveNode(panel.ui.segmentEditorWidget.mrmlSegmentEditorNode())
+    panel.widget.enter()
+    node = slicer.mrmlScene.GetSingletonNode("VNetSegmentation", "vtkMRMLSegmentEditorNode")
+    assert panel.ui.segmentEditorWidget.mrmlSegmentEditorNode() is node
+    assert node.GetOverwriteMode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
+
+
 def test_a_correction_locks_the_threshold_until_it_is_discarded(segmented, desktop):
     automatic = segmented.voxels().copy()
     corrected = segmented.paint()

@@ -47,6 +47,7 @@ class CorrectSection:
 
     def enter(self) -> None:
         """The panel is shown: views and shortcuts are the editor's."""
+        self._useEditorNode()
         self._editor.setupViewObservations()
         self._editor.installKeyboardShortcuts()
         self._editor.updateWidgetFromMRML()
@@ -57,14 +58,23 @@ class CorrectSection:
         self._editor.uninstallKeyboardShortcuts()
         self._editor.removeViewObservations()
 
-    def _useEditorNode(self) -> None:
-        """Its settings live in a node of the scene, which goes when the scene is closed."""
+    def sceneClosed(self) -> None:
+        """The scene was closed: the node of the editor's settings is still there, with the settings of a new one."""
+        _keepOtherSegments(self._useEditorNode())
+
+    def _useEditorNode(self):
+        """Gives the editor the node of its settings, which is made when the scene has none, and returns it."""
         node = slicer.mrmlScene.GetSingletonNode("VNetSegmentation", "vtkMRMLSegmentEditorNode")
         if node is None:
             node = slicer.vtkMRMLSegmentEditorNode()
             node.SetSingletonTag("VNetSegmentation")
-            # Painting the prostate must not erase the user's other segments.
-            node.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteNone)
+            _keepOtherSegments(node)
             node = slicer.mrmlScene.AddNode(node)
         if self._editor.mrmlSegmentEditorNode() is not node:
             self._editor.setMRMLSegmentEditorNode(node)
+        return node
+
+
+def _keepOtherSegments(editorNode) -> None:
+    """Painting the prostate must not erase the user's other segments."""
+    editorNode.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteNone)

@@ -80,6 +80,7 @@ class Panel(VTKObservationMixin):
         self._dropParameters()
 
     def _onSceneEndClose(self, caller, event) -> None:
+        self._segmentTab.sceneClosed()
         self._takeParameters()
 
     def _onNodeAdded(self, caller, event) -> None:

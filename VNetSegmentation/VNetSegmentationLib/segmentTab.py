@@ -61,6 +61,10 @@ class SegmentTab:
         """The panel is left; a run goes on."""
         self._correct.exit()
 
+    def sceneClosed(self) -> None:
+        """The scene was closed and is empty."""
+        self._correct.sceneClosed()
+
     def setParameters(self, parameters) -> None:
         """Takes the panel's parameters; None while a scene is closed."""
         self._parameters = parameters
