@@ -752,6 +752,14 @@ def test_settings_outlive_the_panel(desktop, tmp_path):
     assert second.ui.batchInputPath.currentPath == str(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["saveFolderPath", "batchInputPath", "batchOutputPath", "trainingFolderPath"])
+def test_the_button_beside_a_folder_asks_for_a_folder(panel, desktop, tmp_path, name):
+    desktop.answers["getExistingDirectory"] = str(tmp_path)
+    path_edit = getattr(panel.ui, name)
+    path_edit.browse()
+    assert path_edit.currentPath == str(tmp_path)
+
+
 def test_node_choices_live_in_the_scene(segmented):
     import slicer
 

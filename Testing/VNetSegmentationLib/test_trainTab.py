@@ -227,17 +227,39 @@ def test_the_whole_story(desktop, ui, cases, models):
 
     ui.tabs.currentIndex = 2
     file = models.parent / "mine.zip"
-    ui.modelFilePath.currentPath = str(file)
+    desktop.answers.update(getSaveFileName=str(file.with_suffix("")), getOpenFileName=str(file))
     choose(ui.ownModelComboBox, "mine")
     ui.ownModelsCollapsibleButton.collapsed = False
     desktop.click(ui.exportModelButton)
     desktop.wait_until(lambda: "Saved" in ui.ownModelsStatusLabel.text)
+    assert file.is_file()
     desktop.click(ui.deleteModelButton)
     desktop.wait_until(lambda: "Deleted mine" in ui.ownModelsStatusLabel.text)
     assert not (models / "mine").exists()
     desktop.click(ui.importModelButton)
     desktop.wait_until(lambda: "Added the model mine" in ui.ownModelsStatusLabel.text)
     assert (models / "mine" / "weights.safetensors").is_file()
+
+
+def test_who_closes_the_dialog_for_a_models_file_changes_nothing(desktop, ui):
+    ui.tabs.currentIndex = 2
+    ui.ownModelsCollapsibleButton.collapsed = False
+    desktop.click(ui.exportModelButton)
+    desktop.click(ui.importModelButton)
+    assert [kind for kind, _ in desktop.dialogs] == ["getSaveFileName", "getOpenFileName"]
+    assert ui.ownModelsStatusLabel.text == ""
+
+
+def test_a_file_that_gets_its_suffix_late_is_not_replaced_without_asking(desktop, ui, tmp_path):
+    file = tmp_path / "tiny.zip"
+    file.write_text("a colleague's work")
+    ui.tabs.currentIndex = 2
+    ui.ownModelsCollapsibleButton.collapsed = False
+    desktop.answers.update(getSaveFileName=str(tmp_path / "tiny"), confirmYesNoDisplay=False)
+    desktop.click(ui.exportModelButton)
+    assert desktop.dialogs[-1][0] == "confirmYesNoDisplay"
+    desktop.run_for(0.3)
+    assert file.read_text() == "a colleague's work"
 
 
 def test_a_paused_training_goes_on_in_another_slicer(desktop, ui, cases, models):

@@ -13,6 +13,7 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from desktop import ctk_widgets, mrml_widgets, parameter_nodes, scripted_module
+from desktop.dialogs import QFileDialog
 from desktop.pythonqt import QtClass, Wrapper, qt_class, wrap
 
 _SLICE_VIEWS = (("Red", "Axial", "R"), ("Yellow", "Sagittal", "Y"), ("Green", "Coronal", "G"))
@@ -77,7 +78,7 @@ def install() -> None:
     from desktop import util
 
     util.install()
-    _install_module("qt", __getattr__=qt_class)
+    _install_module("qt", __getattr__=qt_class, QFileDialog=QFileDialog)
     _install_module("ctk", **{name: QtClass(cls) for name, cls in vars(ctk_widgets).items() if name.startswith("ctk")})
     for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSegmentEditorWidget"):
         setattr(slicer, name, QtClass(getattr(mrml_widgets, name)))

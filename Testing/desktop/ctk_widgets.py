@@ -5,6 +5,8 @@ from __future__ import annotations
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
+from desktop.dialogs import QFileDialog
+
 
 class ctkCollapsibleButton(QtWidgets.QWidget):
     """A titled area that folds; its content is in its own layout."""
@@ -81,6 +83,10 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
 
+    # Of its filters, those of QDir.
+    Dirs, Files, Drives, NoSymLinks, AllEntries = 0x1, 0x2, 0x4, 0x8, 0x7
+    Readable, Writable, Executable, Hidden, NoDot, NoDotDot = 0x10, 0x20, 0x40, 0x100, 0x2000, 0x4000
+
     def __init__(self, parent=None):
         super().__init__(parent)
         layout = QtWidgets.QHBoxLayout(self)
@@ -91,8 +97,9 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.addWidget(self._combo)
         browse = QtWidgets.QToolButton()
         browse.setText("...")
+        browse.clicked.connect(self.browse)
         layout.addWidget(browse)
-        self._filters = 0
+        self._filters = self.AllEntries
 
     def _get_path(self):
         return self._combo.currentText()
@@ -105,6 +112,17 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     def _set_filters(self, filters):
         self._filters = filters
+
+    def browse(self):
+        """Asks for a path of the kind that the filters name: a folder only if they name no files."""
+        if not self._filters & self.Files:
+            path = QFileDialog.getExistingDirectory(self)
+        elif self._filters & self.Writable:
+            path = QFileDialog.getSaveFileName(self)
+        else:
+            path = QFileDialog.getOpenFileName(self)
+        if path:
+            self._set_path(path)
 
     currentPath = Property(str, _get_path, _set_path, notify=currentPathChanged)
     filters = Property(int, _get_filters, _set_filters)

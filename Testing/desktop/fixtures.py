@@ -25,9 +25,9 @@ class Desktop:
     """What a test does with the application."""
 
     def __init__(self) -> None:
-        from desktop import util
+        from desktop import dialogs
 
-        self.dialogs, self.answers = util.dialogs, util.answers
+        self.dialogs, self.answers = dialogs.dialogs, dialogs.answers
         self._panels: list[Any] = []
 
     def open_module(self, path: Path = MODULE, enter: bool = True) -> Any:

@@ -190,6 +190,26 @@ def test_widgets_of_ctk(qt):
     assert slider.tracking is True
 
 
+@pytest.mark.parametrize(
+    ("filters", "dialog"),
+    [
+        (("Dirs", "Drives", "NoDot"), "getExistingDirectory"),
+        (("Dirs", "Writable"), "getExistingDirectory"),
+        (("AllEntries",), "getOpenFileName"),
+        (("Files", "Writable"), "getSaveFileName"),
+    ],
+)
+def test_the_filters_of_a_path_choose_its_dialog(desktop, filters, dialog):
+    import ctk
+
+    path = ctk.ctkPathLineEdit()
+    path.filters = sum(getattr(ctk.ctkPathLineEdit, name) for name in filters)
+    desktop.answers[dialog] = "/chosen"
+    path.browse()
+    assert [kind for kind, _ in desktop.dialogs] == [dialog]
+    assert path.currentPath == "/chosen"
+
+
 def test_a_node_combo_box_follows_the_scene(desktop):
     import slicer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import xml.etree.ElementTree as ElementTree
 
@@ -37,6 +39,7 @@ def load_ui(path: str) -> Wrapper:
         raise RuntimeError(f"Could not find UI file: {path}")
     form = ElementTree.parse(path).getroot()
     connections = list(form.iter("connection"))
+    filters = {node.get("name"): node.find("property[@name='filters']/set") for node in form.iter("widget")}
     _remove_what_only_slicers_plugins_read(form)
     buffer = QtCore.QBuffer()
     buffer.setData(ElementTree.tostring(form))
@@ -45,6 +48,11 @@ def load_ui(path: str) -> Wrapper:
     widget = loader.load(buffer, None)
     assert widget is not None, loader.errorString()
     widget._loader = loader  # Python's parts of custom widgets live as long as it does
+    for name, flags in filters.items():
+        if flags is not None:
+            path_edit = _named(widget, name)
+            values = (getattr(path_edit, flag.rpartition("::")[2]) for flag in flags.text.split("|"))
+            path_edit.filters = functools.reduce(operator.or_, values)
     for connection in connections:
         sender = _named(widget, connection.findtext("sender"))
         receiver = _named(widget, connection.findtext("receiver"))
@@ -55,7 +63,7 @@ def load_ui(path: str) -> Wrapper:
 
 
 def _remove_what_only_slicers_plugins_read(form: ElementTree.Element) -> None:
-    """Connections of nodes and scenes, which are made here, and the filters of paths."""
+    """Connections of nodes and scenes, which are made here, and the filters of paths, too."""
     for parent in list(form.iter()):
         for child in list(parent):
             if child.tag == "connections" or (child.tag == "property" and child.get("name") == "filters"):

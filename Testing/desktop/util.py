@@ -10,25 +10,11 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtWidgets
 
+from desktop.dialogs import dialogs, show
 from desktop.pythonqt import wrap
 from desktop.ui_loader import child_widget_variables, load_ui
 
-dialogs: list[tuple[str, str]] = []
-"""Kind and text of each dialog that would have been shown."""
-
-answers: dict[str, bool] = {}
-"""Of dialogs that ask, by kind; True, as if the user agreed, where there is none."""
-
 module_paths: dict[str, str] = {}
-
-
-def _show(kind: str):
-    def show(text: str, *arguments: Any, **keywords: Any) -> Any:
-        assert isinstance(text, str)
-        dialogs.append((kind, text))
-        return answers.get(kind, True)
-
-    return show
 
 
 @contextlib.contextmanager
@@ -93,7 +79,7 @@ def install() -> None:
     util = slicer.util
     util.loadUI, util.childWidgetVariables = load_ui, child_widget_variables
     for kind in ("errorDisplay", "warningDisplay", "infoDisplay", "confirmYesNoDisplay", "confirmOkCancelDisplay"):
-        setattr(util, kind, _show(kind))
+        setattr(util, kind, show(kind))
     util.showStatusMessage = lambda text, duration=0: None
     util.tryWithErrorDisplay = _try_with_error_display
     window = wrap(QtWidgets.QMainWindow())

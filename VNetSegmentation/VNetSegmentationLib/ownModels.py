@@ -5,10 +5,12 @@ import os
 from slicer.i18n import tr as _
 
 from VNetSegmentationLib import settings
-from VNetSegmentationLib.dialogs import ask
+from VNetSegmentationLib.dialogs import ask, chooseFile, chooseNewFile
 from VNetSegmentationLib.settings import chosen
 from VNetSegmentationLib.workerClient import Job
 from VNetSegmentationLib.wrappedText import showWrapped
+
+_SUFFIX = ".zip"
 
 
 class OwnModels:
@@ -22,14 +24,11 @@ class OwnModels:
 
     def __init__(self, ui, client, worker):
         self._ui, self._client, self._worker = ui, client, worker
-        self._isTraining = False
         self.all = []
         """Every model of this computer, as the worker describes it."""
-        settings.bindPath(ui.modelFilePath, "ModelFile")
         ui.exportModelButton.connect("clicked()", self._export)
         ui.importModelButton.connect("clicked()", self._import)
         ui.deleteModelButton.connect("clicked()", self._delete)
-        ui.modelFilePath.connect("currentPathChanged(QString)", lambda path: self.update(self._isTraining))
 
     def show(self, models: list[dict]) -> None:
         """Takes the models of the worker's answer to "describe"."""
@@ -44,28 +43,25 @@ class OwnModels:
 
     def update(self, isTraining: bool) -> None:
         """Follows whether a training runs, whose worker is the one that is asked."""
-        self._isTraining = isTraining
         ui, hasModel = self._ui, bool(chosen(self._ui.ownModelComboBox))
-        hasFile = bool(ui.modelFilePath.currentPath)
-        ui.deleteModelButton.enabled = hasModel and not isTraining
-        ui.exportModelButton.enabled = hasModel and hasFile and not isTraining
-        ui.importModelButton.enabled = hasFile and not isTraining
-
-    @property
-    def _file(self) -> str:
-        # The worker has another current folder.
-        return os.path.abspath(self._ui.modelFilePath.currentPath)
+        ui.deleteModelButton.enabled = ui.exportModelButton.enabled = hasModel and not isTraining
+        ui.importModelButton.enabled = not isTraining
 
     def _export(self) -> None:
-        file = self._file
-        if os.path.exists(file) and not ask(_("{path} exists already. Replace it?").format(path=file)):
-            return
-        fields = {"model": chosen(self._ui.ownModelComboBox), "file": file}
-        self._submit("export_model", fields, lambda result: _("Saved {path}").format(path=file))
+        name = chosen(self._ui.ownModelComboBox)
+        suggestion = os.path.join(settings.setting("ModelFolder"), name + _SUFFIX)
+        file = chooseNewFile(_("Export the model {name}").format(name=name), suggestion, _filter(), _SUFFIX)
+        if file:
+            settings.setSetting("ModelFolder", os.path.dirname(file))
+            fields = {"model": name, "file": file}
+            self._submit("export_model", fields, lambda result: _("Saved {path}").format(path=file))
 
     def _import(self) -> None:
-        fields = {"file": self._file}
-        self._submit("import_model", fields, lambda result: _("Added the model {name}.").format(name=result["name"]))
+        file = chooseFile(_("Import a model"), settings.setting("ModelFolder"), _filter())
+        if file:
+            settings.setSetting("ModelFolder", os.path.dirname(file))
+            sentence = _("Added the model {name}.")
+            self._submit("import_model", {"file": file}, lambda result: sentence.format(name=result["name"]))
 
     def _delete(self) -> None:
         name = chosen(self._ui.ownModelComboBox)
@@ -81,3 +77,8 @@ class OwnModels:
             showWrapped(self._ui.ownModelsStatusLabel, message)
 
         self._worker.whenReady(lambda: self._client.submit(Job(command, fields, finish, fail)), fail)
+
+
+def _filter() -> str:
+    """The files that a dialog offers."""
+    return _("Model (*{suffix})").format(suffix=_SUFFIX)
