@@ -760,6 +760,40 @@ def test_the_button_beside_a_folder_asks_for_a_folder(panel, desktop, tmp_path, 
     assert path_edit.currentPath == str(tmp_path)
 
 
+def test_a_panel_that_was_cleaned_up_writes_no_parameters(panel):
+    """Reload leaves the old panel where it is, hidden."""
+    node = panel.widget.logic.getParameterNode()
+    panel.widget.cleanup()
+    before = node.GetParameter("threshold")
+    panel.ui.thresholdSlider.value = 0.2
+    assert node.GetParameter("threshold") == before
+
+
+def test_a_closed_scene_adds_no_connection(panel, monkeypatch):
+    import slicer
+
+    from VNetSegmentationLib import panel as panelModule
+
+    made = []
+    original = panelModule.PanelParameters
+    monkeypatch.setattr(panelModule, "PanelParameters", lambda node: (made.append(node), original(node))[1])
+    for _ in range(3):
+        slicer.mrmlScene.Clear(0)
+    assert made == []
+    panel.ui.thresholdSlider.value = 0.2
+    assert panel.widget.logic.getParameterNode().GetParameter("threshold") == str(panel.ui.thresholdSlider.value)
+
+
+def test_a_scene_that_lost_the_parameters_gets_them_anew(panel, add_scan):
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(panel.widget.logic.getParameterNode())
+    slicer.mrmlScene.Clear(0)
+    volume = add_scan()
+    panel.choose(volume)
+    assert panel.widget.logic.getParameterNode().GetNodeReference("inputVolume") is volume
+
+
 def test_node_choices_live_in_the_scene(segmented):
     import slicer
 

@@ -15,6 +15,7 @@ import vtk
 from desktop.pythonqt import Wrapper, unwrap
 
 _PROPERTY = "SlicerParameterName"
+_followers: list[Any] = []
 
 
 class WithinRange:
@@ -87,11 +88,34 @@ def parameterNodeWrapper(cls: type) -> type:
             if not parameter.is_node and not parameter_node.GetParameter(parameter.name):
                 parameter.write(parameter_node, parameter.default)
 
-    def connect_gui(self, gui) -> int:
-        return _Connection.make(self, gui, parameters)
+    by_name = {parameter.name: parameter for parameter in parameters}
 
-    def disconnect_gui(self, tag: int) -> None:
-        self._connections.pop(tag).close()
+    def connect_parameters_to_gui(self, mapping) -> int:
+        for name in mapping:
+            if name not in by_name:
+                raise ValueError(f"No parameter is named {name!r}")
+        tag = len(self._connections)
+        connection = _Connection(self.parameterNode, [(by_name[name], mapping[name]) for name in mapping])
+        self._connections[tag] = connection
+
+        # Never taken back: the node calls each wrapper that it ever had.
+        def follow(caller, event):
+            connection.to_widgets()
+
+        self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, follow)
+        # Python would collect what a node alone holds, though the scene holds the node.
+        _followers.append(follow)
+        return tag
+
+    def connect_gui(self, gui) -> None:
+        # No tag comes back, up to Slicer 5.10 at least.
+        widgets = [widget for widget in vars(gui).values() if isinstance(widget, Wrapper)]
+        bound = {widget.property(_PROPERTY): widget for widget in widgets if widget.property(_PROPERTY)}
+        connect_parameters_to_gui(self, bound)
+
+    def disconnect_gui(self, tag: int | None) -> None:
+        if tag in self._connections:
+            self._connections.pop(tag).close()
 
     def refuse(self, name, value):
         raise AttributeError(f"{cls.__name__} has no parameter {name!r}")
@@ -100,6 +124,7 @@ def parameterNodeWrapper(cls: type) -> type:
         "__init__": initialise,
         "__setattr__": refuse,
         "connectGui": connect_gui,
+        "connectParametersToGui": connect_parameters_to_gui,
         "disconnectGui": disconnect_gui,
         "AddObserver": lambda self, *arguments: self.parameterNode.AddObserver(*arguments),
         "RemoveObserver": lambda self, *arguments: self.parameterNode.RemoveObserver(*arguments),
@@ -126,37 +151,23 @@ def parameterNodeWrapper(cls: type) -> type:
 class _Connection:
     """Parameters and widgets that follow each other."""
 
-    _last_tag = 0
-
-    @classmethod
-    def make(cls, owner: Any, gui: Any, parameters: list[_Parameter]) -> int:
-        _Connection._last_tag += 1
-        owner._connections[cls._last_tag] = cls(owner, gui, parameters)
-        return cls._last_tag
-
-    def __init__(self, owner: Any, gui: Any, parameters: list[_Parameter]) -> None:
-        by_name = {p.name: p for p in parameters}
-        self._node = owner.parameterNode
+    def __init__(self, node: Any, pairs: list[tuple[_Parameter, Wrapper]]) -> None:
+        self._node = node
         self._updating = False
         self._pairs = []
-        for widget in vars(gui).values():
-            name = unwrap(widget).property(_PROPERTY) if isinstance(widget, Wrapper) else None
-            if name is None:
-                continue
-            if name not in by_name:
-                raise ValueError(f"No parameter is named {name!r}")
-            connector = _connector(widget, by_name[name])
-            self._pairs.append((by_name[name], connector))
+        for parameter, widget in pairs:
+            connector = _connector(widget, parameter)
+            self._pairs.append((parameter, connector))
             connector.prepare()
-            connector.on_change(lambda p=by_name[name], c=connector: self._from_widget(p, c))
-        self._to_widgets()
-        self._tag = self._node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._to_widgets())
+            connector.on_change(lambda p=parameter, c=connector: self._from_widget(p, c))
+        self.to_widgets()
 
     def _from_widget(self, parameter: _Parameter, connector: Any) -> None:
         if not self._updating:
             parameter.write(self._node, connector.read())
 
-    def _to_widgets(self) -> None:
+    def to_widgets(self) -> None:
+        """Shows what the node has."""
         if self._updating:
             return
         self._updating = True
@@ -170,9 +181,9 @@ class _Connection:
 
     def close(self) -> None:
         """Ends it."""
-        self._node.RemoveObserver(self._tag)
         for _, connector in self._pairs:
             connector.close()
+        self._pairs = []
 
 
 def _connector(widget: Wrapper, parameter: _Parameter) -> Any:

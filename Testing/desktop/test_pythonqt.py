@@ -291,7 +291,7 @@ def test_parameters_and_widgets_follow_each_other(ui):
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
     parameters = Parameters(node)
-    tag = parameters.connectGui(ui)
+    assert parameters.connectGui(ui) is None
     assert (ui.slider.minimum, ui.slider.maximum, ui.slider.value, ui.box.checked) == (0, 1, 0.5, True)
     assert (node.GetParameter("share"), node.GetParameter("on")) == ("0.5", "True")
     events = []
@@ -311,9 +311,28 @@ def test_parameters_and_widgets_follow_each_other(ui):
     assert parameters.volume is None
     with pytest.raises(AttributeError):
         parameters.missing = 1
-    parameters.disconnectGui(tag)
+    parameters.disconnectGui(None)
     ui.slider.value = 0.75
-    assert parameters.share == 0.25
+    assert parameters.share == 0.75
+
+
+def test_a_connection_with_a_tag_can_be_taken_back(ui):
+    import slicer
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+    @parameterNodeWrapper
+    class Parameters:
+        on: bool = True
+
+    parameters = Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    tag = parameters.connectParametersToGui({"on": ui.box})
+    ui.box.checked = False
+    assert parameters.on is False
+    parameters.disconnectGui(tag)
+    ui.box.checked = True
+    assert parameters.on is False
+    parameters.on = False
+    assert ui.box.checked is True
 
 
 def test_an_undo_of_the_editor_takes_a_scripted_step_back(ui):

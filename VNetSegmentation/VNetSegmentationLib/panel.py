@@ -27,6 +27,7 @@ class Panel(VTKObservationMixin):
         self._logic = logic
         self._parameters = None
         self._guiTag = None
+        self._tabsHaveParameters = False  # not while a scene is closed
         self._segmentTab = self._batchTab = self._trainTab = None
         self.worker = PanelWorker(ui, logic.client, installer, requirements, self._update)
         self._segmentTab = SegmentTab(ui, self.worker)
@@ -51,33 +52,38 @@ class Panel(VTKObservationMixin):
 
     def cleanup(self) -> None:
         """The module is unloaded, or Slicer ends."""
-        self._dropParameters()
         self.removeObservers()
+        self._giveParameters(None)
+        # The wrapper itself is kept: Slicer has the node call it as long as both live.
+        self._parameters.disconnectGui(self._guiTag)
         self._trainTab.cleanup()
         self.worker.stop()
 
     def _takeParameters(self) -> None:
-        if self._parameters is None:
-            self._parameters = PanelParameters(self._logic.getParameterNode())
-            self._guiTag = self._parameters.connectGui(self._ui)
+        node = self._logic.getParameterNode()
+        # One as long as the node lives, which outlives a closed scene: Slicer never lets go of a wrapper before.
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            if self._parameters is not None:
+                self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+                self._parameters.disconnectGui(self._guiTag)
+            self._parameters = PanelParameters(node)
+            # Not connectGui, which gives no tag in many versions of Slicer.
+            self._guiTag = self._parameters.connectParametersToGui(_parameterWidgets(self._ui))
             self.addObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
-            for tab in (self._segmentTab, self._trainTab):
-                tab.setParameters(self._parameters)
+        self._giveParameters(self._parameters)
 
-    def _dropParameters(self) -> None:
-        if self._parameters is not None:
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
-            self._parameters.disconnectGui(self._guiTag)
-            self._parameters = None
-            for tab in (self._segmentTab, self._trainTab):
-                tab.setParameters(None)
+    def _giveParameters(self, parameters) -> None:
+        self._tabsHaveParameters = parameters is not None
+        for tab in (self._segmentTab, self._trainTab):
+            tab.setParameters(parameters)
 
     def _onParametersModified(self, caller=None, event=None) -> None:
-        self._segmentTab.update()
-        self._trainTab.update()
+        if self._tabsHaveParameters:
+            self._segmentTab.update()
+            self._trainTab.update()
 
     def _onSceneStartClose(self, caller, event) -> None:
-        self._dropParameters()
+        self._giveParameters(None)
 
     def _onSceneEndClose(self, caller, event) -> None:
         self._segmentTab.sceneClosed()
@@ -87,12 +93,16 @@ class Panel(VTKObservationMixin):
         self._segmentTab.nodeAdded()
 
     def _onNodeRemoved(self, caller, event) -> None:
-        if self._parameters is not None:
-            self._segmentTab.update()
-            self._trainTab.update()
+        self._onParametersModified()
 
     def _update(self) -> None:
         # The tabs say something of their own while they are being made.
         if self._trainTab is not None:
             for tab in (self._segmentTab, self._batchTab, self._trainTab):
                 tab.update()
+
+
+def _parameterWidgets(ui) -> dict:
+    """The widgets that the form binds to a parameter, by its name."""
+    bound = {widget.property("SlicerParameterName"): widget for widget in vars(ui).values()}
+    return {name: widget for name, widget in bound.items() if name}
