@@ -794,6 +794,53 @@ def test_a_scene_that_lost_the_parameters_gets_them_anew(panel, add_scan):
     assert panel.widget.logic.getParameterNode().GetNodeReference("inputVolume") is volume
 
 
+def _save_scene(path: Path) -> None:
+    import slicer
+
+    for kind in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"):
+        for node in slicer.util.getNodesByClass(kind):
+            if node.GetStorageNode() is None:
+                node.AddDefaultStorageNode()
+            suffix = "seg.nrrd" if kind == "vtkMRMLSegmentationNode" else "nrrd"
+            file = path.parent / f"{node.GetID()}.{suffix}"
+            node.GetStorageNode().SetFileName(str(file))
+            assert node.GetStorageNode().WriteData(node)
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Commit(str(path))
+
+
+@pytest.mark.parametrize("way", ["loaded", "added"])
+def test_a_scene_that_is_read_into_an_open_panel_is_shown(segmented, add_scan, tmp_path, way):
+    """Its own choice of a scan, which is not the newest one, and of a segmentation, for looking, saving, correcting."""
+    import slicer
+
+    segmented.ui.thresholdSlider.value = 0.4
+    segmented.desktop.run_for(0.2)
+    voxels, text = segmented.voxels().copy(), segmented.ui.volumeLabel.text
+    name = segmented.ui.inputVolumeSelector.currentNode().GetName()
+    add_scan("a later one")
+    _save_scene(tmp_path / "scene.mrml")
+    segmented.desktop.close()
+    panel = Panel(segmented.desktop)
+    if way == "loaded":
+        slicer.mrmlScene.Connect()
+    else:
+        add_scan("there before")
+        panel.desktop.wait_until(lambda: panel.ui.inputVolumeSelector.currentNode() is not None)
+        slicer.mrmlScene.Import()
+    assert panel.ui.inputVolumeSelector.currentNode().GetName() == name
+    assert panel.ui.thresholdSlider.value == pytest.approx(0.4)
+    np.testing.assert_array_equal(panel.voxels(), voxels)
+    assert panel.ui.volumeLabel.text == text
+    assert panel.ui.saveCollapsibleButton.enabled
+    editor = panel.ui.segmentEditorWidget
+    assert editor.segmentationNode() is panel.segmentation
+    assert editor.mrmlSegmentEditorNode().GetOverwriteMode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
+    panel.widget.exit()
+    panel.widget.enter()
+    assert panel.ui.inputVolumeSelector.currentNode().GetName() == name
+
+
 def test_node_choices_live_in_the_scene(segmented):
     import slicer
 

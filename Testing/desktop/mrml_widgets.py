@@ -59,6 +59,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self._tags = []
         self._node_tags = {}
         self._current = None
+        self._listed = []
         self._types, self._none_display = [], "None"
         self._flags = {"none": False, "add": True, "remove": True, "rename": False, "children": True, "edit": False}
         self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -74,17 +75,17 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self._scene = scene
         self._tags = []
         if scene is not None:
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
                 self._tags.append(scene.AddObserver(event, lambda *_: self._refresh()))
         self._refresh()
 
     def currentNode(self):
-        """The chosen node; None for none."""
-        return self._current
+        """The chosen node; None for none, and for one that has gone."""
+        return self._current if self._current is None or self._scene.IsNodePresent(self._current) else None
 
     def setCurrentNode(self, node):
-        """Chooses a node; None for none."""
-        self._select(node if node in self._nodes() else None)
+        """Chooses a node; None for none, or for one that the box does not list yet."""
+        self._select(node if node in self._listed else None)
 
     def setCurrentNodeID(self, node_id):
         """Chooses a node by its ID; an empty one clears the choice."""
@@ -108,7 +109,11 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         if not shiboken6.isValid(self):
             # The widget is gone, and its observers are not.
             return
-        nodes = self._nodes()
+        if self._scene is not None and self._scene.IsBatchProcessing():
+            # While a scene is closed or read the list stays as it is.
+            return
+        was_empty, nodes = not self._listed, self._nodes()
+        self._listed = nodes
         for tag_node, tag in self._node_tags.values():
             tag_node.RemoveObserver(tag)
         self._node_tags = {
@@ -123,8 +128,8 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
             self.addItem(node.GetName() or "", node.GetID())
         blocker.unblock()
         current = self._current if self._current in nodes else None
-        if current is None and not self._flags["none"] and nodes:
-            # Without "none" there is always a choice.
+        if current is None and not self._flags["none"] and nodes and (was_empty or self._current is not None):
+            # Without "none" something is chosen by itself, unless a program has chosen nothing.
             current = nodes[0]
         self._select(current)
 

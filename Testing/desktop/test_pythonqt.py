@@ -234,6 +234,22 @@ def test_a_node_combo_box_follows_the_scene(desktop):
     assert box.currentNode() is None
 
 
+def test_a_node_combo_box_lists_nothing_new_while_a_scene_is_read(desktop):
+    import slicer
+
+    box = slicer.qMRMLNodeComboBox()
+    box.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+    box.noneEnabled = True
+    box.setMRMLScene(slicer.mrmlScene)
+    slicer.mrmlScene.StartState(slicer.mrmlScene.ImportState)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "scan")
+    box.setCurrentNode(node)
+    assert box.currentNode() is None
+    slicer.mrmlScene.EndState(slicer.mrmlScene.ImportState)
+    box.setCurrentNode(node)
+    assert box.currentNode() is node
+
+
 FORM = """<ui version="4.0"><class>Form</class>
 <widget class="qMRMLWidget" name="Form"><layout class="QVBoxLayout" name="layout">
 <item><widget class="QTabWidget" name="tabs"><widget class="QWidget" name="page">

@@ -28,7 +28,7 @@ class CorrectSection:
         self._editor.setEffectNameOrder(list(_EFFECTS))
         self._editor.unorderedEffectsVisible = False
         self._editor.setMaximumNumberOfUndoStates(20)
-        self._useEditorNode()
+        _keepOtherSegments(self._useEditorNode())
 
     def edit(self, segmentationNode, volumeNode, segmentId: str | None = None) -> None:
         """Points the editor at a segmentation, a volume and a segment; None each for none."""

@@ -27,7 +27,7 @@ class Panel(VTKObservationMixin):
         self._logic = logic
         self._parameters = None
         self._guiTag = None
-        self._tabsHaveParameters = False  # not while a scene is closed
+        self._tabsHaveParameters = False  # not while a scene is closed or read
         self._segmentTab = self._batchTab = self._trainTab = None
         self.worker = PanelWorker(ui, logic.client, installer, requirements, self._update)
         self._segmentTab = SegmentTab(ui, self.worker)
@@ -35,8 +35,11 @@ class Panel(VTKObservationMixin):
         self._trainTab = TrainTab(ui, self.worker, logic.trainingClient)
         self.worker.onDescription = self._trainTab.show
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStart)
+        self.addObserver(scene, scene.StartImportEvent, self._onSceneStart)
         self.addObserver(scene, scene.EndCloseEvent, self._onSceneEndClose)
+        # After both, once the widgets have all nodes: a scene that is loaded is closed and read in one go.
+        self.addObserver(scene, scene.EndBatchProcessEvent, self._onSceneEnd)
         self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
         self._takeParameters()
@@ -70,6 +73,9 @@ class Panel(VTKObservationMixin):
             # Not connectGui, which gives no tag in many versions of Slicer.
             self._guiTag = self._parameters.connectParametersToGui(_parameterWidgets(self._ui))
             self.addObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        else:
+            # The widgets take what they did not have while the scene was read.
+            self._parameters.Modified()
         self._giveParameters(self._parameters)
 
     def _giveParameters(self, parameters) -> None:
@@ -82,12 +88,15 @@ class Panel(VTKObservationMixin):
             self._segmentTab.update()
             self._trainTab.update()
 
-    def _onSceneStartClose(self, caller, event) -> None:
+    def _onSceneStart(self, caller, event) -> None:
         self._giveParameters(None)
 
     def _onSceneEndClose(self, caller, event) -> None:
         self._segmentTab.sceneClosed()
-        self._takeParameters()
+
+    def _onSceneEnd(self, caller, event) -> None:
+        if not self._tabsHaveParameters:
+            self._takeParameters()
 
     def _onNodeAdded(self, caller, event) -> None:
         self._segmentTab.nodeAdded()

@@ -66,7 +66,7 @@ class SegmentTab:
         self._correct.sceneClosed()
 
     def setParameters(self, parameters) -> None:
-        """Takes the panel's parameters; None while a scene is closed."""
+        """Takes the panel's parameters; None while a scene is closed or read."""
         self._parameters = parameters
         self._resultSection.setParameters(parameters)
         if parameters is None:
@@ -77,6 +77,10 @@ class SegmentTab:
             self._save.show(None)
             self._correct.edit(None, None)
             self._newestVolumeId = None
+        elif parameters.inputVolume is not None:
+            # The scene's own choice, which no volume that came with it replaces.
+            newest = newestVolume(slicer.mrmlScene)
+            self._newestVolumeId = newest and newest.GetID()
         self.update()
 
     def update(self) -> None:
@@ -103,7 +107,7 @@ class SegmentTab:
     def _problem(self) -> str | None:
         """Why the button cannot be pressed."""
         if self._parameters is None:
-            return _("The scene is being closed.")
+            return _("The scene is being closed or read.")
         if self._worker.busyWith:
             return self._worker.busyWith
         volume = self._parameters.inputVolume

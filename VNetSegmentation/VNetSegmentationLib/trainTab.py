@@ -79,7 +79,7 @@ class TrainTab:
         self.update()
 
     def setParameters(self, parameters) -> None:
-        """Takes the panel's parameters; None while a scene is closed."""
+        """Takes the panel's parameters; None while a scene is closed or read."""
         self._cases.setParameters(parameters)
 
     def cleanup(self) -> None:

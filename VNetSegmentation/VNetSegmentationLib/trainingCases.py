@@ -129,7 +129,7 @@ class TrainingCases:
         return 1 + (folds_of_few(len(self.used)) if hasBase and not self.validation else 0)
 
     def setParameters(self, parameters) -> None:
-        """Takes the panel's parameters; None while a scene is closed."""
+        """Takes the panel's parameters; None while a scene is closed or read."""
         self._parameters = parameters
 
     def cleanup(self) -> None:
