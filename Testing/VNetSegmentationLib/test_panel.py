@@ -412,6 +412,19 @@ def test_a_panel_that_is_opened_again_brings_the_editors_settings_back_into_the_
     assert node.GetOverwriteMode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
 
 
+def test_a_segmentation_that_comes_into_the_scene_is_not_edited_unless_it_is_chosen(panel, add_scan):
+    import slicer
+
+    panel.choose(add_scan())
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "a colleague's")
+    assert panel.segmentation is None
+    editor = panel.ui.segmentEditorWidget
+    assert editor.segmentationNode() is None
+    panel.ui.outputSegmentationSelector.setCurrentNode(node)
+    assert editor.segmentationNode() is node
+    assert editor.sourceVolumeNode() is panel.ui.inputVolumeSelector.currentNode()
+
+
 def test_a_correction_locks_the_threshold_until_it_is_discarded(segmented, desktop):
     automatic = segmented.voxels().copy()
     corrected = segmented.paint()
@@ -767,6 +780,25 @@ def test_a_panel_that_was_cleaned_up_writes_no_parameters(panel):
     before = node.GetParameter("threshold")
     panel.ui.thresholdSlider.value = 0.2
     assert node.GetParameter("threshold") == before
+
+
+def test_a_panel_that_was_cleaned_up_leaves_keys_views_and_the_editors_node_to_others(panel, add_scan, desktop):
+    import slicer
+
+    from desktop.pythonqt import unwrap
+
+    panel.choose(add_scan())
+    panel.ui.outputSegmentationSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"))
+    panel.ui.segmentEditorWidget.setActiveEffectByName("Paint")
+    old, node = unwrap(panel.ui.segmentEditorWidget), panel.ui.segmentEditorWidget.mrmlSegmentEditorNode()
+    panel.widget.cleanup()
+    assert not old.shortcuts_installed
+    assert not old.views_observed
+    assert node.GetActiveEffectName() == ""
+    successor = Panel(desktop)
+    assert successor.ui.segmentEditorWidget.segmentationNode() is successor.segmentation
+    successor.ui.outputSegmentationSelector.setCurrentNode(None)
+    assert node.GetSegmentationNode() is None
 
 
 def test_a_closed_scene_adds_no_connection(panel, monkeypatch):

@@ -178,20 +178,31 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget):
-    """The segment editor: its state, its undo, and buttons that stand for its effects."""
+    """The segment editor: its state, its undo, and buttons that stand for its effects.
+
+    Its box of segmentations has no "none": the first segmentation of a scene becomes the edited one by itself.
+    """
+
+    segmentationNodeChanged = Signal(object)
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._node = None
+        self._node, self._node_tag, self._shown = None, None, None
         self._history = slicer.vtkSegmentationHistory()
-        self._effect = ""
         self._order, self._all_visible = [], True
         self._selectors = {"segmentation": True, "source": True, "switch": True}
         self.shortcuts_installed = self.views_observed = False
         layout = QtWidgets.QVBoxLayout(self)
         self._segments = QtWidgets.QListWidget(objectName="SegmentsTableView", maximumHeight=70)
         self._segments.currentRowChanged.connect(self._row_selected)
-        layout.addWidget(self._segments)
+        self._combo = qMRMLNodeComboBox()
+        self._combo.setObjectName("SegmentationNodeComboBox")
+        self._combo.nodeTypes = ["vtkMRMLSegmentationNode"]
+        self._combo.currentNodeChanged.connect(self._combo_changed)
+        add_segment = QtWidgets.QPushButton("Add", objectName="AddSegmentButton")
+        add_segment.clicked.connect(self._add_segment)
+        for widget in (self._combo, add_segment, self._segments):
+            layout.addWidget(widget)
         self._grid = QtWidgets.QGridLayout()
         layout.addLayout(self._grid)
         self._buttons = {}
@@ -205,29 +216,53 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._arrange()
 
     # Nodes
+    def setMRMLScene(self, scene):
+        """Sets the scene, without taking what the hidden box of segmentations chooses by itself now."""
+        if scene is self.mrmlScene():
+            return
+        blocker = QtCore.QSignalBlocker(self._combo)
+        super().setMRMLScene(scene)
+        self._combo.setMRMLScene(scene)
+        blocker.unblock()
+        self.updateWidgetFromMRML()
+        scene.AddObserver(scene.EndBatchProcessEvent, lambda *_: self._scene_settled())
+
+    def _combo_changed(self, node):
+        if not self.mrmlScene().IsBatchProcessing():
+            self.setSegmentationNode(node)
+
+    def _scene_settled(self):
+        if not shiboken6.isValid(self):
+            return
+        if self._node is not None and self._node.GetSegmentationNode() is not self._combo.currentNode():
+            self.setSegmentationNode(self._combo.currentNode())
+        self.updateWidgetFromMRML()
+
     def setMRMLSegmentEditorNode(self, node):
         """Sets the node that holds the editor's settings."""
+        if node is self._node:
+            return
+        if self._node is not None:
+            self._node.RemoveObserver(self._node_tag)
         self._node = node
-        self.updateWidgetFromMRML()
+        if node is not None:
+            self._node_tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.updateWidgetFromMRML())
+            self.updateWidgetFromMRML()
 
     def mrmlSegmentEditorNode(self):
         """The node that holds the editor's settings."""
         return self._node
 
     def setSegmentationNode(self, node):
-        """Sets what is edited, and forgets the undo states of what was."""
-        if self._node is None or self.segmentationNode() is node:
+        """Sets what is edited, and ends the effect."""
+        if self._node is None or self._node.GetSegmentationNode() is node:
             return
+        self.setActiveEffect(None)
         self._node.SetAndObserveSegmentationNode(node)
-        self._history.RemoveAllStates()
-        self._history.SetSegmentation(node.GetSegmentation() if node is not None else None)
-        ids = node.GetSegmentation().GetSegmentIDs() if node is not None else ()
-        self._node.SetSelectedSegmentID(ids[0] if ids else "")
-        self.updateWidgetFromMRML()
 
     def segmentationNode(self):
         """What is edited."""
-        return self._node.GetSegmentationNode() if self._node else None
+        return self._combo.currentNode()
 
     def setSourceVolumeNode(self, node):
         """Sets the volume it is edited on; without a segmentation there is none."""
@@ -245,17 +280,41 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         """Selects a segment."""
         if self._node is not None:
             self._node.SetSelectedSegmentID(segment_id)
-            self.updateWidgetFromMRML()
 
     def currentSegmentID(self):
         """The selected segment; empty for none."""
         return (self._node.GetSelectedSegmentID() or "") if self._node else ""
 
     def updateWidgetFromMRML(self):
-        """Shows the segments."""
+        """Shows the node's segmentation and its segments; not while the scene is closed or read."""
+        scene = self.mrmlScene()
+        if not shiboken6.isValid(self) or scene is None or scene.IsBatchProcessing() or self._node is None:
+            return
+        was_modifying = self._node.StartModify()
+        self._show_segmentation(self._node.GetSegmentationNode())
+        self._show_segments(self._node.GetSegmentationNode())
+        self._node.EndModify(was_modifying)
+
+    def _show_segmentation(self, node):
+        if node is not self._combo.currentNode():
+            blocker = QtCore.QSignalBlocker(self._combo)
+            self._combo.setCurrentNode(node)
+            blocker.unblock()
+        if node is self._shown:
+            return
+        self._shown = node
+        self._history.RemoveAllStates()
+        self._history.SetSegmentation(node.GetSegmentation() if node is not None else None)
+        if node is not None:
+            role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+            self._node.SetAndObserveSourceVolumeNode(node.GetNodeReference(role))
+            ids = node.GetSegmentation().GetSegmentIDs()
+            self._node.SetSelectedSegmentID(ids[0] if ids else "")
+        self.segmentationNodeChanged.emit(node)
+
+    def _show_segments(self, node):
         blocker = QtCore.QSignalBlocker(self._segments)
         self._segments.clear()
-        node = self.segmentationNode()
         for segment_id in node.GetSegmentation().GetSegmentIDs() if node is not None else ():
             item = QtWidgets.QListWidgetItem(node.GetSegmentation().GetSegment(segment_id).GetName())
             item.setData(QtCore.Qt.ItemDataRole.UserRole, segment_id)
@@ -263,6 +322,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
             if segment_id == self.currentSegmentID():
                 self._segments.setCurrentItem(item)
         blocker.unblock()
+
+    def _add_segment(self):
+        node = self._node.GetSegmentationNode() if self._node else None
+        if node is not None:
+            self._history.SaveState()
+            self.setCurrentSegmentID(node.GetSegmentation().AddEmptySegment())
 
     def _row_selected(self, row):
         if row >= 0:
@@ -276,7 +341,6 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setActiveEffectByName(self, name):
         """Starts an effect."""
-        self._effect = name
         if self._node is not None:
             self._node.SetActiveEffectName(name)
 
@@ -287,10 +351,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def activeEffect(self):
         """The effect in use; None for none."""
-        if not self._effect:
+        name = self._node.GetActiveEffectName() if self._node else ""
+        if not name:
             return None
         effect = QtCore.QObject(self)
-        effect.setObjectName(self._effect)
+        effect.setObjectName(name)
         return effect
 
     def _arrange(self):
@@ -338,6 +403,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def setSegmentationNodeSelectorVisible(self, visible):
         """Shows or hides the choice of the segmentation."""
         self._selectors["segmentation"] = visible
+        self._combo.setVisible(visible)
 
     def setSourceVolumeNodeSelectorVisible(self, visible):
         """Shows or hides the choice of the volume."""

@@ -265,7 +265,9 @@ FORM = """<ui version="4.0"><class>Form</class>
 <item><widget class="qMRMLSegmentEditorWidget" name="editor"/></item>
 </layout></widget></widget></item></layout></widget>
 <connections><connection><sender>Form</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
-<receiver>volumeSelector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections></ui>"""
+<receiver>volumeSelector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection>
+<connection><sender>Form</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
+<receiver>editor</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections></ui>"""
 
 
 @pytest.fixture
@@ -380,6 +382,20 @@ def test_an_undo_of_the_editor_takes_a_scripted_step_back(ui):
     assert count() == 2000
     ui.editor.setActiveEffectByName("Paint")
     assert ui.editor.activeEffect().name == "Paint"
+
+
+def test_the_editor_takes_the_first_segmentation_by_itself(ui):
+    import slicer
+
+    got = []
+    ui.editor.connect("segmentationNodeChanged(vtkMRMLSegmentationNode*)", got.append)
+    ui.editor.setMRMLSegmentEditorNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode"))
+    first = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert ui.editor.segmentationNode() is first
+    ui.editor.setSegmentationNode(None)
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert ui.editor.segmentationNode() is None
+    assert got == [first, None]
 
 
 def test_a_closed_scene_empties_references_and_keeps_singletons(desktop):

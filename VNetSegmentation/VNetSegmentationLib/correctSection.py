@@ -28,10 +28,13 @@ class CorrectSection:
         self._editor.setEffectNameOrder(list(_EFFECTS))
         self._editor.unorderedEffectsVisible = False
         self._editor.setMaximumNumberOfUndoStates(20)
+        self._wish = (None, None, None)
         _keepOtherSegments(self._useEditorNode())
+        self._editor.connect("segmentationNodeChanged(vtkMRMLSegmentationNode*)", self._keepWish)
 
     def edit(self, segmentationNode, volumeNode, segmentId: str | None = None) -> None:
         """Points the editor at a segmentation, a volume and a segment; None each for none."""
+        self._wish = (segmentationNode and segmentationNode.GetID(), volumeNode and volumeNode.GetID(), segmentId)
         self._useEditorNode()
         self._editor.setSegmentationNode(segmentationNode)
         if segmentationNode is not None:
@@ -58,9 +61,22 @@ class CorrectSection:
         self._editor.uninstallKeyboardShortcuts()
         self._editor.removeViewObservations()
 
+    def cleanup(self) -> None:
+        """The panel goes, or stays hidden after a reload, where its editor must choose nothing for the next one."""
+        self.exit()
+        self.edit(None, None)
+        self._editor.setMRMLSegmentEditorNode(None)
+
     def sceneClosed(self) -> None:
         """The scene was closed: the node of the editor's settings is still there, with the settings of a new one."""
         _keepOtherSegments(self._useEditorNode())
+
+    def _keepWish(self, editedNode) -> None:
+        """The editor has a choice of segmentation of its own, which is hidden here and takes the first one of a scene."""
+        segmentationId, volumeId, segmentId = self._wish
+        wished = slicer.mrmlScene.GetNodeByID(segmentationId) if segmentationId else None
+        if (editedNode and editedNode.GetID()) != (wished and wished.GetID()):
+            self.edit(wished, slicer.mrmlScene.GetNodeByID(volumeId) if volumeId else None, segmentId)
 
     def _useEditorNode(self):
         """Gives the editor the node of its settings, which is made when the scene has none, and returns it."""

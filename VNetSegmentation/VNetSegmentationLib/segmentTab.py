@@ -61,6 +61,10 @@ class SegmentTab:
         """The panel is left; a run goes on."""
         self._correct.exit()
 
+    def cleanup(self) -> None:
+        """The module is unloaded, or Slicer ends."""
+        self._correct.cleanup()
+
     def sceneClosed(self) -> None:
         """The scene was closed and is empty."""
         self._correct.sceneClosed()
