@@ -412,6 +412,38 @@ def test_a_panel_that_is_opened_again_brings_the_editors_settings_back_into_the_
     assert node.GetOverwriteMode() == slicer.vtkMRMLSegmentEditorNode.OverwriteNone
 
 
+def test_a_mask_that_is_drawn_by_hand_can_be_saved_and_measured(panel, add_scan, desktop, tmp_path):
+    import slicer
+
+    volume = add_scan()
+    panel.choose(volume)
+    panel.ui.outputSegmentationSelector.setCurrentNode(
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    )
+    assert not panel.ui.saveCollapsibleButton.enabled
+    panel.ui.correctCollapsibleButton.collapsed = False
+    desktop.click(panel.ui.AddSegmentButton)
+    (first,) = panel.segment_ids
+    voxels = np.zeros((24, 128, 128), np.uint8)
+    voxels[10:14, 55:75, 55:75] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, panel.segmentation, first, volume)
+    desktop.wait_until(lambda: panel.ui.saveCollapsibleButton.enabled)
+    desktop.wait_until(lambda: panel.ui.volumeLabel.text == f"{voxels.sum() * 3.3 / 1000:.1f} ml")
+    # Another one beside it changes neither what is saved nor what is being drawn.
+    desktop.click(panel.ui.AddSegmentButton)
+    desktop.run_for(0.2)
+    assert panel.ui.saveCollapsibleButton.enabled
+    assert panel.ui.segmentEditorWidget.currentSegmentID() == panel.segment_ids[1]
+    panel.ui.saveFolderPath.currentPath = str(tmp_path)
+    panel.ui.saveFormatComboBox.currentText = ".nrrd"
+    desktop.click(panel.ui.saveMaskButton)
+    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "t2_tse_tra_prostate.nrrd")))
+    np.testing.assert_array_equal(saved, voxels)
+    for segment_id in panel.segment_ids:
+        panel.segmentation.GetSegmentation().RemoveSegment(segment_id)
+    desktop.wait_until(lambda: not panel.ui.saveCollapsibleButton.enabled)
+
+
 def test_a_segmentation_that_comes_into_the_scene_is_not_edited_unless_it_is_chosen(panel, add_scan):
     import slicer
 
@@ -784,7 +816,6 @@ def test_a_panel_that_was_cleaned_up_writes_no_parameters(panel):
 
 def test_a_panel_that_was_cleaned_up_leaves_keys_views_and_the_editors_node_to_others(panel, add_scan, desktop):
     import slicer
-
     from desktop.pythonqt import unwrap
 
     panel.choose(add_scan())

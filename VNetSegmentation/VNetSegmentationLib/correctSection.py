@@ -72,7 +72,7 @@ class CorrectSection:
         _keepOtherSegments(self._useEditorNode())
 
     def _keepWish(self, editedNode) -> None:
-        """The editor has a choice of segmentation of its own, which is hidden here and takes the first one of a scene."""
+        """The editor has a choice of its own, which is hidden here and takes the first segmentation of a scene."""
         segmentationId, volumeId, segmentId = self._wish
         wished = slicer.mrmlScene.GetNodeByID(segmentationId) if segmentationId else None
         if (editedNode and editedNode.GetID()) != (wished and wished.GetID()):

@@ -19,6 +19,12 @@ from VNetSegmentationLib.wrappedText import showWrapped
 _FIRST_VOLUME_MS = 100
 """For a volume to get its voxels and its name after it was added to the scene."""
 
+_SEGMENTS_MS = 30
+"""Segments that come and go faster are looked at together, and not while a mask is being written."""
+
+_NOTHING = (None, None, None)
+"""No volume, no segmentation and no segment is shown."""
+
 
 class SegmentTab:
     """Coordinates the sections of the tab.
@@ -34,7 +40,9 @@ class SegmentTab:
         self._parameters = None
         self._run = None
         self._result = None  # the last automatic one, while its segment is shown
-        self._shown = (None, None)
+        self._shown = _NOTHING
+        self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
+        self._segments = singleShotTimer(_SEGMENTS_MS, self._followNodes)
         self._newestVolumeId = None
         self._firstVolume = singleShotTimer(_FIRST_VOLUME_MS, self._preselectFirstVolume)
         self._message = ""
@@ -75,7 +83,8 @@ class SegmentTab:
         self._resultSection.setParameters(parameters)
         if parameters is None:
             self._result = None
-            self._shown = (None, None)
+            self._shown = _NOTHING
+            self._observe(None)
             self._resultSection.close()
             self._compare.show(None)
             self._save.show(None)
@@ -178,7 +187,7 @@ class SegmentTab:
         parameters.outputSegmentation = segment.segmentationNode
         if parameters.keepProbability:
             addProbabilityVolume(result.probability, segment.volumeNode)
-        self._shown = (None, None)  # the same nodes, perhaps, with a new mask
+        self._shown = _NOTHING  # the same nodes, perhaps, with a new mask
         self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
         segment.show(parameters.show3D)
         # Without a main window there are no views.
@@ -198,26 +207,54 @@ class SegmentTab:
         if self._parameters is None:
             return
         volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
-        nodes = (volume and volume.GetID(), segmentation and segmentation.GetID())
-        if nodes == self._shown:
-            return
-        if volume is not None and nodes[0] != self._shown[0] and self._shown[0] is not None:
+        if volume is not None and self._shown[0] not in (None, volume.GetID()):
             # Another scan: not into the segmentation of the one before.
             segmentation = _segmentationOf(volume)
-            self._shown = nodes = (nodes[0], segmentation and segmentation.GetID())
+            # No segment has an empty ID: whatever is there is shown, though this calls us again.
+            self._shown = (volume.GetID(), segmentation and segmentation.GetID(), "")
             self._parameters.outputSegmentation = segmentation
-        self._shown = nodes
-        segment = ProstateSegment.current(segmentation, volume)
+        self._observe(segmentation)
+        segment = self._segment(segmentation, volume)
+        ids = (volume and volume.GetID(), segmentation and segmentation.GetID(), segment and segment.segmentId)
+        if ids == self._shown:
+            return
+        self._shown = ids
         result = self._result if self._result and segment and self._result.segment == segment else None
         self._resultSection.show(segment, result)
         self._compare.show(segment)
         self._save.show(segment)
         self._correct.edit(segmentation, volume, segment.segmentId if segment else None)
 
+    def _segment(self, segmentation, volume) -> ProstateSegment | None:
+        """The prostate; where several segments might be it, the one that was shown when it was alone."""
+        segment = ProstateSegment.current(segmentation, volume)
+        if segment is not None or segmentation is None or volume is None:
+            return segment
+        *nodeIds, segmentId = self._shown
+        if nodeIds == [volume.GetID(), segmentation.GetID()] and segmentId:
+            shown = ProstateSegment(segmentation, segmentId, volume)
+            return shown if shown.exists else None
+        return None
+
+    def _observe(self, segmentation) -> None:
+        """Follows the segments of a node, which the user may add, remove and rename in the editor; None for none."""
+        observed = self._observed[0] if self._observed else None
+        if segmentation is observed:
+            return
+        if observed is not None:
+            for tag in self._observed[1]:
+                observed.RemoveObserver(tag)
+        self._observed = None
+        if segmentation is not None:
+            events = slicer.vtkSegmentation
+            tags = [
+                segmentation.AddObserver(event, lambda *_arguments: startOnce(self._segments))
+                for event in (events.SegmentAdded, events.SegmentRemoved, events.SegmentModified)
+            ]
+            self._observed = (segmentation, tags)
+
     def _show3D(self, wanted: bool) -> None:
-        segment = self._parameters and ProstateSegment.current(
-            self._parameters.outputSegmentation, self._parameters.inputVolume
-        )
+        segment = self._parameters and self._segment(self._parameters.outputSegmentation, self._parameters.inputVolume)
         if segment:
             segment.showIn3D(wanted)
 
