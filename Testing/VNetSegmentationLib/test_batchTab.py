@@ -49,6 +49,15 @@ def test_what_is_missing_is_said(ui, tmp_path):
     assert ui.batchRunButton.enabled
 
 
+@pytest.mark.parametrize("name", ["batchInputPath", "batchOutputPath"])
+def test_an_emptied_path_disables_the_button_and_is_not_remembered(desktop, ui, tmp_path, name):
+    ui.batchInputPath.currentPath = ui.batchOutputPath.currentPath = str(tmp_path)
+    getattr(ui, name).currentPath = ""
+    assert not ui.batchRunButton.enabled
+    assert "Choose the folder" in ui.batchStatusLabel.text
+    assert getattr(desktop.open_module().ui, name).currentPath == ""
+
+
 def test_a_folder_is_segmented_failures_are_named_and_a_second_run_resumes(desktop, ui, scans, tmp_path):
     import slicer
 

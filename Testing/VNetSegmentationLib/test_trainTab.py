@@ -328,6 +328,19 @@ def test_names_that_cannot_be_are_refused(desktop, ui, cases, name, problem):
     assert ui.trainButton.enabled
 
 
+def test_an_emptied_folder_leaves_no_case_to_train_on(desktop, ui, cases):
+    _open(desktop, ui, cases)
+    assert ui.trainButton.enabled
+    ui.trainingFolderPath.currentPath = ""
+    assert ui.trainingCasesTable.rowCount == 0
+    assert not ui.trainButton.enabled
+    desktop.click(ui.readCasesButton)
+    assert "Choose the folder" in ui.trainingCasesStatusLabel.text
+    # A script that starts it all the same.
+    desktop._panels[0][0].panel._trainTab.train()
+    assert _is_over(ui)
+
+
 def test_a_folder_that_holds_no_cases_is_a_sentence(desktop, ui, tmp_path):
     (tmp_path / "empty").mkdir()
     _open(desktop, ui, tmp_path / "empty")

@@ -93,7 +93,8 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         self._combo = QtWidgets.QComboBox(editable=True)
         self._combo.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
-        self._combo.editTextChanged.connect(self.currentPathChanged)
+        self._combo.editTextChanged.connect(self._changed)
+        self._has_valid_input = False
         layout.addWidget(self._combo)
         browse = QtWidgets.QToolButton()
         browse.setText("...")
@@ -112,6 +113,14 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     def _set_filters(self, filters):
         self._filters = filters
+
+    def _changed(self, path):
+        # An empty path is no valid input, of which only the second signal tells.
+        was_valid, self._has_valid_input = self._has_valid_input, bool(path)
+        if path:
+            self.currentPathChanged.emit(path)
+        if was_valid != bool(path):
+            self.validInputChanged.emit(bool(path))
 
     def browse(self):
         """Asks for a path of the kind that the filters name: a folder only if they name no files."""

@@ -210,6 +210,17 @@ def test_the_filters_of_a_path_choose_its_dialog(desktop, filters, dialog):
     assert path.currentPath == "/chosen"
 
 
+def test_an_emptied_path_is_no_valid_input_and_no_new_path(desktop):
+    import ctk
+
+    path, got = ctk.ctkPathLineEdit(), []
+    path.connect("currentPathChanged(QString)", got.append)
+    path.connect("validInputChanged(bool)", got.append)
+    for text in ("/a", "/b", "", "/c"):
+        path.currentPath = text
+    assert got == ["/a", True, "/b", False, "/c", True]
+
+
 def test_a_node_combo_box_follows_the_scene(desktop):
     import slicer
 

@@ -43,7 +43,7 @@ class BatchTab:
         ui.batchCancelButton.connect("clicked()", self._cancel)
         ui.batchTable.connect("cellDoubleClicked(int,int)", self._open)
         for pathEdit in (ui.batchInputPath, ui.batchOutputPath):
-            pathEdit.connect("currentPathChanged(QString)", lambda path: self.update())
+            settings.onPathChange(pathEdit, self.update)
         self.update()
 
     def update(self) -> None:

@@ -24,9 +24,15 @@ def bindText(lineEdit, name: str, default: str) -> None:
 
 
 def bindPath(pathLineEdit, name: str, default: str = "") -> None:
-    """A ctkPathLineEdit that remembers its path."""
-    pathLineEdit.currentPath = setting(name, default)
-    pathLineEdit.connect("currentPathChanged(QString)", lambda path: setSetting(name, path))
+    """A ctkPathLineEdit that remembers its path; an emptied one goes back to the default."""
+    pathLineEdit.currentPath = setting(name, default) or default
+    onPathChange(pathLineEdit, lambda: setSetting(name, pathLineEdit.currentPath))
+
+
+def onPathChange(pathLineEdit, function) -> None:
+    """Calls a function when a ctkPathLineEdit has another path, or none any more, which it does not call a change."""
+    pathLineEdit.connect("currentPathChanged(QString)", lambda path: function())
+    pathLineEdit.connect("validInputChanged(bool)", lambda isValid: None if isValid else function())
 
 
 def bindChoice(comboBox, name: str, choices: list[tuple[str, str]]) -> None:

@@ -113,6 +113,9 @@ class TrainTab:
 
     def train(self) -> None:
         """Starts the training; installs what is missing first, if the user agrees."""
+        if self._problem() is not None:
+            self.update()
+            return
         request = {
             "name": self._ui.newModelNameEdit.text.strip(),
             "data": self._cases.data,

@@ -61,7 +61,7 @@ class TrainingCases:
         settings.bindChoice(ui.prostateLabelComboBox, "ProstateLabel", labels)
         ui.readCasesButton.connect("clicked()", self.read)
         ui.prostateLabelComboBox.connect("currentIndexChanged(int)", lambda index: self.read())
-        ui.trainingFolderPath.connect("currentPathChanged(QString)", lambda path: self._forget())
+        settings.onPathChange(ui.trainingFolderPath, self._forget)
         ui.trainingCasesTable.connect("cellClicked(int,int)", lambda row, column: self._show(row))
         for button, use in (
             (ui.useForTrainingButton, TRAIN),
@@ -159,11 +159,16 @@ class TrainingCases:
 
     def read(self) -> None:
         """Reads the folder; installs what is missing first, if the user agrees."""
-        if self._job is None and not self._isTraining:
+        if self._job is not None or self._isTraining:
+            return
+        if not self.data:
+            self._end(_("Choose the folder with the training cases."))
+        else:
             self._worker.whenReady(self._read, lambda sentence, code: self._end(sentence))
 
     def _read(self) -> None:
-        if self._job is not None:
+        # Between the click and now packages may have been installed, and the folder changed.
+        if self._job is not None or not self.data:
             return
         self._readStamp = self._stamp()
         self._rows = []
