@@ -109,16 +109,6 @@ def pretend_installed(site_packages):
 
 
 @pytest.fixture
-def pytorch_extension():
-    """The logic of PyTorch's extension."""
-
-    class Extension:
-        """What PyTorch's extension offers, in the two forms of its last years."""
-
-        @staticmethod
-        def _getPipInstallArguments(
-            forceComputationBackend=None, torchVersionRequirement=None, torchvisionVersion=None
-        ):
-            return ["install", "torch" + (torchVersionRequirement or ""), "torchvision"]
-
-    return Extension
+def install_pytorch_extension(site_packages):
+    """Function that makes PyTorch's extension one that is installed."""
+    return lambda: (site_packages / "PyTorchUtils.py").write_text("raise AssertionError('it is not to be imported')")

@@ -96,10 +96,10 @@ def test_torch_is_not_imported(tmp_path):
     ],
 )
 def test_question_says_what_and_how_large(
-    dependencies, monkeypatch, pytorch_extension, system, extension, nvidia, size, words
+    dependencies, monkeypatch, install_pytorch_extension, system, extension, nvidia, size, words
 ):
     if extension:
-        monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=pytorch_extension))
+        install_pytorch_extension()
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(dependencies.shutil, "which", lambda name: "x" if nvidia and name == "nvidia-smi" else None)
     question = dependencies.installationQuestion(["torch>=2.2", "tqdm>=4.60"])

@@ -99,7 +99,7 @@ def test_a_failure_that_left_nothing_missing_is_a_success(install, pretend_insta
 
 
 def test_torch_comes_as_its_extension_gets_it(
-    install, monkeypatch, site_packages, python_slicer, add_wheel, pytorch_extension
+    install, monkeypatch, site_packages, python_slicer, add_wheel, install_pytorch_extension
 ):
     # light-the-torch as the extension runs it, which here installs "torch" by adding metadata.
     light_the_torch = (
@@ -112,29 +112,16 @@ def test_torch_comes_as_its_extension_gets_it(
     add_wheel("light-the-torch", "0.8.1", light_the_torch)
     add_wheel("vnet-probe", "1.0")
     monkeypatch.setenv("PYTHONPATH", str(site_packages))
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=pytorch_extension))
+    install_pytorch_extension()
     log, problem = install(["torch>=98", "vnet-probe"])
     assert problem is None
-    assert "got ['install', 'torch>=98', 'torchvision']" in log
+    assert "got ['install', 'torch>=98']" in log
     commands = [line.partition("run_module.py ")[2] for line in python_slicer.read_text().splitlines()]
     assert commands == [
         "pip install vnet-probe",
         "pip install light-the-torch>=0.5",
-        "light_the_torch install torch>=98 torchvision",
+        "light_the_torch install torch>=98",
     ]
-
-
-def test_another_form_of_the_extension_is_left_alone(desktop, monkeypatch):
-    from VNetSegmentationLib.dependencyInstaller import _commands
-
-    class Other:
-        @staticmethod
-        def _getPipInstallArguments(backend):
-            raise AssertionError
-
-    for logic in (Other, object):
-        monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=logic))
-        assert _commands(["torch>=2.2", "tqdm"]) == [["pip", "install", "torch>=2.2", "tqdm"]]
 
 
 def test_two_installations_at_once_are_refused(install, monkeypatch, python_slicer):

@@ -1,11 +1,11 @@
-"""The Python packages that the worker needs and Slicer does not bring: which are missing, what to say, installing them.
+"""The Python packages that the worker needs and Slicer does not bring: which are missing, and what to say of it.
 
 PyTorch itself is never imported here: in Slicer's process it costs seconds, memory and, installed wrongly, Slicer.
 """
 
 import importlib
 import importlib.metadata
-import inspect
+import importlib.util
 import platform
 import shutil
 import sys
@@ -90,6 +90,7 @@ def offlineAdvice(missing: list[str]) -> str:
 
 
 def unsatisfied(lines: list[str]) -> list[str]:
+    """Those of the lines of a requirements file that this Python does not satisfy now."""
     importlib.invalidate_caches()
     # Before Python 3.12 that leaves the metadata out.
     importlib.metadata.MetadataPathFinder().invalidate_caches()
@@ -108,25 +109,18 @@ def _isSatisfied(requirement: Requirement) -> bool:
 
 
 def names(lines: list[str]) -> str:
+    """The packages of lines of a requirements file, for a sentence."""
     return ", ".join(Requirement(line).name for line in lines)
 
 
-def torchArguments(missing: list[str]) -> list[str] | None:
-    """What PyTorch's extension would install for torch; None if it is not there, is another one, or is not needed."""
-    torch = next(filter(isTorch, missing), None)
-    if torch is None:
+def torchViaExtension(missing: list[str]) -> str | None:
+    """The line of torch, if it is missing and comes in the way of PyTorch's extension; None if that is not there."""
+    if importlib.util.find_spec("PyTorchUtils") is None:
         return None
-    try:
-        from PyTorchUtils import PyTorchUtilsLogic
-    except ImportError:
-        return None
-    arguments = getattr(PyTorchUtilsLogic, "_getPipInstallArguments", None)
-    if arguments is None or "torchVersionRequirement" not in inspect.signature(arguments).parameters:
-        return None
-    return arguments(torchVersionRequirement=str(Requirement(torch).specifier))
+    return next(filter(_isTorch, missing), None)
 
 
-def isTorch(line: str) -> bool:
+def _isTorch(line: str) -> bool:
     return Requirement(line).name == "torch"
 
 
@@ -151,12 +145,12 @@ def _download(missing: list[str], viaExtension: bool = True) -> tuple[str, str]:
     139 MB (151 MB for torch 2.2, the last one for Intel). From PyTorch's own server, where its extension gets it: about
     200 MB without CUDA, 2.5 to 3.5 GB with it.
     """
-    if not any(map(isTorch, missing)):
+    if not any(map(_isTorch, missing)):
         return _("a few MB"), ""
     if sys.platform == "darwin":
         return _("about 150 MB"), ""
     hasNvidia = shutil.which("nvidia-smi") is not None
-    if viaExtension and torchArguments(missing):
+    if viaExtension and torchViaExtension(missing):
         return (
             (_("about 3 GB"), _("This includes support for your NVIDIA graphics card."))
             if hasNvidia

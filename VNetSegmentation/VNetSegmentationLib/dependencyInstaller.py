@@ -12,10 +12,9 @@ from slicer.i18n import tr as _
 from VNetSegmentationLib.dependencies import (
     RUN_MODULE,
     Requirement,
-    isTorch,
     names,
     offlineAdvice,
-    torchArguments,
+    torchViaExtension,
     unsatisfied,
 )
 
@@ -38,9 +37,14 @@ _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 class DependencyInstaller:
     """Installs packages into Slicer's Python while Slicer stays usable.
 
-    It runs the commands that ``slicer.packaging.pip_install`` and PyTorch's extension run, in a process of its own.
-    Those two are not called themselves: the one cannot be cancelled and, in Slicer's testing mode, blocks and calls
-    nobody back; the other blocks Slicer during the whole download and then imports torch into it.
+    It runs the commands that ``slicer.packaging.pip_install`` and PyTorch's extension run, in a process of its own, and
+    leaves out torchvision, which nothing here uses. Those two are not called themselves: the one cannot be cancelled
+    and, in Slicer's testing mode, blocks and calls nobody back; the other blocks Slicer during the whole download and
+    then imports torch into it.
+
+    It does not begin while ``slicer.packaging`` installs something. The other way round there is no such care: what
+    ``slicer.packaging`` has to say that an installation is under way is private to it, so another extension can start
+    one beside this.
     """
 
     def __init__(self):
@@ -152,12 +156,12 @@ class DependencyInstaller:
 
 def _commands(missing: list[str]) -> list[list[str]]:
     """The modules to run, one after another, with their arguments."""
-    viaExtension = torchArguments(missing)
-    rest = [line for line in missing if not (viaExtension and isTorch(line))]
+    torch = torchViaExtension(missing)
+    rest = [line for line in missing if line != torch]
     commands = [["pip", "install", *rest]] if rest else []
-    if viaExtension:
+    if torch:
         # As PyTorch's extension does: this one finds the build of torch that fits the graphics card.
-        commands += [["pip", "install", "light-the-torch>=0.5"], ["light_the_torch", *viaExtension]]
+        commands += [["pip", "install", "light-the-torch>=0.5"], ["light_the_torch", "install", torch]]
     return commands
 
 
