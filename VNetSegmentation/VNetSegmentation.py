@@ -39,6 +39,9 @@ class VNetSegmentation(ScriptedLoadableModule):
 class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
     """The panel."""
 
+    panel = None
+    """None until the panel is set up, and for good if that failed."""
+
     def setup(self):
         from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
         from VNetSegmentationLib.panel import Panel
@@ -52,13 +55,16 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
 
     def enter(self):
-        self.panel.enter()
+        if self.panel is not None:
+            self.panel.enter()
 
     def exit(self):
-        self.panel.exit()
+        if self.panel is not None:
+            self.panel.exit()
 
     def cleanup(self):
-        self.panel.cleanup()
+        if self.panel is not None:
+            self.panel.cleanup()
 
 
 class VNetSegmentationLogic(ScriptedLoadableModuleLogic):

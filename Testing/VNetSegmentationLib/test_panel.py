@@ -963,13 +963,32 @@ def test_the_self_test_says_what_is_missing(desktop, monkeypatch):
     assert "torch" in told[-1]
 
 
+def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):
+    import slicer
+
+    def fail(path):
+        raise RuntimeError("Could not find UI file")
+
+    monkeypatch.setattr(slicer.util, "loadUI", fail)
+    with pytest.raises(RuntimeError, match="UI file"):
+        desktop.open_module()
+    # Slicer goes on calling it.
+    ((widget, _root),) = desktop._panels
+    widget.enter()
+    widget.exit()
+    widget.cleanup()
+
+
 def test_the_self_test_segments(desktop):
     import slicer
 
     import VNetSegmentation
 
+    scene = slicer.mrmlScene
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # made when it is first needed
+    before = [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())]
     VNetSegmentation.VNetSegmentationTest().runTest()
-    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert [scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())] == before
     VNetSegmentation.VNetSegmentationLogic().client.stop()
 
 

@@ -2,6 +2,8 @@
 
 import unittest
 
+import slicer
+
 from vnet_segmentation.metrics import dice
 from vnet_segmentation.phantom import PhantomGrid, make_phantom
 from VNetSegmentationLib.dependencies import REQUIREMENTS, installationAdvice, missingPackages
@@ -13,7 +15,9 @@ _LEAST_DICE = 0.8
 
 
 def segmentPhantom(logic) -> float:
-    """Adds a phantom scan to the scene, segments it and compares it with its known truth; returns the Dice coefficient.
+    """Segments a phantom scan in the scene, compares it with its known truth and returns the Dice coefficient.
+
+    The scene is left as it was.
 
     Raises:
         AssertionError: it is too low.
@@ -23,8 +27,19 @@ def segmentPhantom(logic) -> float:
     if missing:
         raise unittest.SkipTest(installationAdvice(missing))
     scan, truth = make_phantom(5, PhantomGrid(size=(128, 128, 24), spacing_mm=(1.0, 1.0, 3.3)))
-    volumeNode = addVolume(scan, "VNetSegmentation self test", isScan=True)
-    segmentationNode, report = logic.segment(volumeNode)
-    overlap = dice(ProstateSegment.find(segmentationNode, volumeNode).read(), truth)
+    made = [addVolume(scan, "VNetSegmentation self test", isScan=False)]
+    try:
+        segmentationNode, report = logic.segment(made[0])
+        made.append(segmentationNode)
+        overlap = dice(ProstateSegment.find(segmentationNode, made[0]).read(), truth)
+    finally:
+        for node in made:
+            _remove(node)
     assert overlap >= _LEAST_DICE, f"Dice {overlap:.3f} on the synthetic scan, {report}"
     return overlap
+
+
+def _remove(node) -> None:
+    for number in reversed(range(node.GetNumberOfDisplayNodes())):
+        slicer.mrmlScene.RemoveNode(node.GetNthDisplayNode(number))
+    slicer.mrmlScene.RemoveNode(node)
