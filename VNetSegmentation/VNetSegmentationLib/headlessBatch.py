@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import slicer
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import write_scan
 from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine
+from VNetSegmentationLib.maskName import fileName
 from VNetSegmentationLib.volumeNodes import imageFromVolume, scanVolumes, volumeProblem
 
 SCENE_SUFFIXES = (".mrb", ".mrml")
@@ -143,7 +143,7 @@ def _fileNames(volumes: Sequence) -> list[str]:
     """Names that every system takes, each once where case does not count; a scene always gets the same."""
     names = []
     for volume in volumes:
-        base = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", volume.GetName()).strip(" .") or "volume"
+        base = fileName(volume.GetName()) or "volume"
         name, number = f"{base}.nrrd", 1
         while name.lower() in map(str.lower, names):
             number += 1

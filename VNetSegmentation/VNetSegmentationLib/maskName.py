@@ -1,4 +1,4 @@
-"""Names of mask files. No Qt, no scene."""
+"""Names of files. No Qt, no scene."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,11 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 """Characters that one system or another does not take in a file name."""
 
 
+def fileName(text: str) -> str:
+    """A text as a file name, without suffix, that every system takes; empty if nothing is left of it."""
+    return _FORBIDDEN.sub("_", text).strip(" .")
+
+
 def maskPath(folder: str, pattern: str, scan: str, suffix: str) -> Path:
     """The file for a mask.
 
@@ -29,7 +34,7 @@ def maskPath(folder: str, pattern: str, scan: str, suffix: str) -> Path:
     """
     if not folder or not Path(folder).is_dir():
         raise UserError(_("Choose a folder for the mask that exists."), ExitCode.CANNOT_WRITE)
-    name = _FORBIDDEN.sub("_", pattern.replace("{scan}", scan)).strip(" .")
+    name = fileName(pattern.replace("{scan}", scan))
     if not name:
         raise UserError(_("Give the mask a name."), ExitCode.USAGE)
     return Path(folder) / f"{name}{suffix}"

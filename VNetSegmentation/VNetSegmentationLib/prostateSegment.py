@@ -12,7 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 
 import vnet_segmentation
-from VNetSegmentationLib.volumeNodes import imageFromVolume
+from VNetSegmentationLib.volumeNodes import placeOnGrid
 
 AUTOMATIC_TAG = "VNetSegmentation.Automatic"
 """Segment tag: a checksum of the mask as the module wrote it, by which later edits are noticed, after a scene was saved
@@ -141,7 +141,7 @@ class ProstateSegment:
     def read(self) -> sitk.Image:
         """The mask, uint8 of 0 and 1, on the volume's grid as `volumeNodes.imageFromVolume` has it."""
         mask = sitk.GetImageFromArray(self._voxels())
-        mask.CopyInformation(imageFromVolume(self.volumeNode))
+        placeOnGrid(mask, self.volumeNode)
         return mask
 
     def write(self, mask: sitk.Image, model: str | None = None) -> None:

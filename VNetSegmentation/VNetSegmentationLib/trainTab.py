@@ -1,6 +1,5 @@
 """Training a model on the user's own cases."""
 
-import slicer
 from slicer.i18n import tr as _
 
 from vnet_segmentation.user_folders import MODEL_NAME
@@ -205,8 +204,7 @@ class TrainTab:
         self.update()
 
     def _cancel(self) -> None:
-        # Without a main window nobody can be asked, and nobody pressed the button.
-        if slicer.util.mainWindow() is not None and not ask(_("Drop what the model has learned so far?")):
+        if not ask(_("Drop what the model has learned so far?")):
             return
         if self._job is None:
             return

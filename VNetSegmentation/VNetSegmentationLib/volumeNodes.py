@@ -54,6 +54,12 @@ def newestVolume(scene):
 def imageFromVolume(volumeNode) -> sitk.Image:
     """The volume as an image of its own pixel type, 3D, LPS; a copy."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(slicer.util.arrayFromVolume(volumeNode)))
+    placeOnGrid(image, volumeNode)
+    return image
+
+
+def placeOnGrid(image: sitk.Image, volumeNode) -> None:
+    """Gives an image of the volume's size the volume's place in space, LPS."""
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASDirectionMatrix(ijkToRas)
     directionRas = slicer.util.arrayFromVTKMatrix(ijkToRas)[:3, :3]
@@ -61,7 +67,6 @@ def imageFromVolume(volumeNode) -> sitk.Image:
     image.SetSpacing(volumeNode.GetSpacing())
     image.SetOrigin((rasToLps @ volumeNode.GetOrigin()).tolist())
     image.SetDirection((rasToLps @ directionRas).ravel().tolist())
-    return image
 
 
 def addVolume(image: sitk.Image, name: str, isScan: bool):
