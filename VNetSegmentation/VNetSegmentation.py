@@ -1,6 +1,7 @@
 """The four classes by which 3D Slicer knows the module. What they do is in VNetSegmentationLib."""
 
 import os
+import sys
 import unittest
 
 import slicer
@@ -53,6 +54,13 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
         self.logic = VNetSegmentationLogic()
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
+
+    def onReload(self):
+        """Reload, for developers: the packages behind this file are read anew with it."""
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("VNetSegmentationLib", "vnet_segmentation"):
+                del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):
         if self.panel is not None:

@@ -457,6 +457,18 @@ def test_a_segmentation_that_comes_into_the_scene_is_not_edited_unless_it_is_cho
     assert editor.sourceVolumeNode() is panel.ui.inputVolumeSelector.currentNode()
 
 
+def test_views_of_several_slices_are_reset_for_the_editor(panel, desktop):
+    from desktop.pythonqt import unwrap
+
+    panel.widget.exit()
+    unwrap(panel.ui.segmentEditorWidget).lightboxes = True
+    panel.widget.enter()
+    assert not unwrap(panel.ui.segmentEditorWidget).lightboxes
+    ((kind, text),) = desktop.dialogs
+    assert kind == "warningDisplay"
+    assert "several slices" in text
+
+
 def test_a_correction_locks_the_threshold_until_it_is_discarded(segmented, desktop):
     automatic = segmented.voxels().copy()
     corrected = segmented.paint()
@@ -961,6 +973,24 @@ def test_the_self_test_says_what_is_missing(desktop, monkeypatch):
     monkeypatch.setattr(slicer.util, "showStatusMessage", lambda message, duration=0: told.append(message))
     VNetSegmentation.VNetSegmentationTest().runTest()
     assert "torch" in told[-1]
+
+
+def test_reload_reads_the_packages_anew(panel):
+    import sys
+
+    packages = ("VNetSegmentationLib", "vnet_segmentation")
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in packages}
+    try:
+        panel.widget.onReload()
+        successor = panel.widget.successor
+        assert sys.modules["VNetSegmentationLib.panel"] is not before["VNetSegmentationLib.panel"]
+        assert isinstance(successor.panel, sys.modules["VNetSegmentationLib.panel"].Panel)
+        successor.cleanup()
+    finally:
+        # Other tests have what they imported.
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):

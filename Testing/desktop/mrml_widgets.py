@@ -191,7 +191,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._history = slicer.vtkSegmentationHistory()
         self._order, self._all_visible = [], True
         self._selectors = {"segmentation": True, "source": True, "switch": True}
-        self.shortcuts_installed = self.views_observed = False
+        self.shortcuts_installed = self.views_observed = self.lightboxes = False
         layout = QtWidgets.QVBoxLayout(self)
         self._segments = QtWidgets.QListWidget(objectName="SegmentsTableView", maximumHeight=70)
         self._segments.currentRowChanged.connect(self._row_selected)
@@ -384,6 +384,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._history.RestoreNextState()
 
     # The application's
+    def turnOffLightboxes(self):
+        """Shows one slice in each view; whether some view showed several."""
+        had, self.lightboxes = self.lightboxes, False
+        return had
+
     def installKeyboardShortcuts(self, parent=None):
         """Makes the editor's keys work."""
         self.shortcuts_installed = True

@@ -45,6 +45,16 @@ class ScriptedLoadableModuleWidget:
     def resourcePath(self, name):
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", name)
 
+    def onReload(self):
+        """Reads the module's file anew and makes a new panel where the old one stays, hidden."""
+        module = importlib.reload(importlib.import_module(self.moduleName))
+        for child in unwrap(self.parent).children():
+            if hasattr(child, "hide"):
+                child.hide()
+        self.cleanup()
+        self.successor = getattr(module, f"{self.moduleName}Widget")(self.parent)
+        self.successor.setup()
+
     def setup(self):
         pass
 

@@ -1,7 +1,9 @@
 """Slicer's segment editor in the panel."""
 
 import slicer
+from slicer.i18n import tr as _
 
+from VNetSegmentationLib.dialogs import tellWarning
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 
 _EFFECTS = (
@@ -51,6 +53,10 @@ class CorrectSection:
     def enter(self) -> None:
         """The panel is shown: views and shortcuts are the editor's."""
         self._useEditorNode()
+        if self._editor.turnOffLightboxes():
+            tellWarning(
+                _("Slice views that show several slices at once were reset: masks cannot be corrected in them.")
+            )
         self._editor.setupViewObservations()
         self._editor.installKeyboardShortcuts()
         self._editor.updateWidgetFromMRML()

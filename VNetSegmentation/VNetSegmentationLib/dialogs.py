@@ -16,6 +16,14 @@ def tellError(sentence: str) -> None:
         slicer.util.errorDisplay(sentence)
 
 
+def tellWarning(sentence: str) -> None:
+    """Shows a warning; without a main window it goes to the log."""
+    if slicer.util.mainWindow() is None:
+        logging.warning(sentence)
+    else:
+        slicer.util.warningDisplay(sentence)
+
+
 def ask(question: str) -> bool:
     """Whether the user says yes; without a main window there is nobody who could."""
     return slicer.util.mainWindow() is not None and bool(slicer.util.confirmYesNoDisplay(question))
