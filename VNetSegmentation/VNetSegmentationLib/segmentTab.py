@@ -42,7 +42,7 @@ class SegmentTab:
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = _NOTHING
         self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
-        self._segments = singleShotTimer(_SEGMENTS_MS, self._followNodes)
+        self._segments = singleShotTimer(_SEGMENTS_MS, self.update)
         self._newestVolumeId = None
         self._firstVolume = singleShotTimer(_FIRST_VOLUME_MS, self._preselectFirstVolume)
         self._message = ""
