@@ -457,16 +457,29 @@ def test_a_segmentation_that_comes_into_the_scene_is_not_edited_unless_it_is_cho
     assert editor.sourceVolumeNode() is panel.ui.inputVolumeSelector.currentNode()
 
 
-def test_views_of_several_slices_are_reset_for_the_editor(panel, desktop):
+def test_views_of_several_slices_are_reset_for_the_editor(panel, add_scan, desktop):
+    import slicer
     from desktop.pythonqt import unwrap
 
+    panel.choose(add_scan())
+    editor = unwrap(panel.ui.segmentEditorWidget)
     panel.widget.exit()
-    unwrap(panel.ui.segmentEditorWidget).lightboxes = True
+    editor.lightboxes = True
     panel.widget.enter()
-    assert not unwrap(panel.ui.segmentEditorWidget).lightboxes
+    # There is nothing to correct in them.
+    assert editor.lightboxes
+    assert desktop.dialogs == []
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "a colleague's")
+    panel.ui.outputSegmentationSelector.setCurrentNode(node)
+    assert not editor.lightboxes
     ((kind, text),) = desktop.dialogs
     assert kind == "warningDisplay"
     assert "several slices" in text
+    panel.widget.exit()
+    editor.lightboxes = True
+    panel.widget.enter()
+    assert not editor.lightboxes
+    assert len(desktop.dialogs) == 2
 
 
 def test_a_correction_locks_the_threshold_until_it_is_discarded(segmented, desktop):
@@ -882,6 +895,19 @@ def _save_scene(path: Path) -> None:
             assert node.GetStorageNode().WriteData(node)
     slicer.mrmlScene.SetURL(str(path))
     slicer.mrmlScene.Commit(str(path))
+
+
+def test_a_scene_that_is_added_leaves_the_result_as_it_is(segmented, tmp_path):
+    import slicer
+
+    (tmp_path / "empty.mrml").write_text('<MRML version="Slicer 5"></MRML>')
+    threshold, said = segmented.ui.thresholdSlider.enabled, segmented.ui.runLabel.text
+    assert threshold
+    assert said
+    slicer.mrmlScene.SetURL(str(tmp_path / "empty.mrml"))
+    slicer.mrmlScene.Import()
+    assert segmented.ui.thresholdSlider.enabled
+    assert segmented.ui.runLabel.text == said
 
 
 @pytest.mark.parametrize("way", ["loaded", "added"])

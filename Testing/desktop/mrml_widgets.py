@@ -385,8 +385,9 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     # The application's
     def turnOffLightboxes(self):
-        """Shows one slice in each view; whether some view showed several."""
-        had, self.lightboxes = self.lightboxes, False
+        """Shows one slice in each view; whether some view showed several. Without a segmentation it does nothing."""
+        had = self.lightboxes and self.segmentationNode() is not None
+        self.lightboxes = self.lightboxes and not had
         return had
 
     def installKeyboardShortcuts(self, parent=None):

@@ -5,6 +5,7 @@ Values are texts in the node, nodes are its references.
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
 from typing import Any
@@ -83,6 +84,7 @@ def parameterNodeWrapper(cls: type) -> type:
     def initialise(self, parameter_node):
         self.__dict__["parameterNode"] = parameter_node
         self.__dict__["_connections"] = {}
+        self.__dict__["_tags"] = itertools.count()
         for parameter in parameters:
             # Defaults are written at once, so that the node says what holds.
             if not parameter.is_node and not parameter_node.GetParameter(parameter.name):
@@ -94,7 +96,7 @@ def parameterNodeWrapper(cls: type) -> type:
         for name in mapping:
             if name not in by_name:
                 raise ValueError(f"No parameter is named {name!r}")
-        tag = len(self._connections)
+        tag = next(self._tags)
         connection = _Connection(self.parameterNode, [(by_name[name], mapping[name]) for name in mapping])
         self._connections[tag] = connection
 

@@ -50,9 +50,9 @@ def test_every_scan_gets_a_mask_and_a_failure_does_not_stop_the_rest(segmenter, 
     seen = []
 
     def report(number, total, row):
-        # The table is complete after each scan.
+        # What is told is in the table already, and so may be the next scan, which is finished meanwhile.
         seen.append((number, total, row.status))
-        assert len(table(output)) == number
+        assert number <= len(table(output)) <= total
 
     rows = run_batch(segmenter, [scans], output, BatchOptions(pictures=True, probabilities=True), report)
     assert seen == [(1, 3, "done"), (2, 3, "failed"), (3, 3, "done")]
@@ -146,9 +146,13 @@ def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, t
     report.write_text(report.read_text("utf-8").replace('"warnings": []', '"warnings": ["It is cut off."]'), "utf-8")
     options = BatchOptions(threshold=0.4, pictures=True, probabilities=True)
     (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, options)
-    said = "It has no probability volume, has no picture, was made with the threshold 0.5: overwrite it to change that."
-    # What its report warns of is not lost on the way.
-    assert row.message == table(output)[0]["message"] == f"Had a mask already. {said} It is cut off."
+    assert row.message == table(output)[0]["message"]
+    assert row.message == (
+        "Had a mask already. It was made with the threshold 0.5. There is no probability volume and no picture. "
+        "Choose to overwrite (--overwrite) to have it as asked for now. "
+        # What its report warns of is not lost on the way.
+        "It is cut off."
+    )
 
 
 def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_path):
@@ -371,15 +375,51 @@ def test_batches_in_one_folder_keep_each_others_rows(segmenter, scans, tmp_path)
     first = table(output)
     rows = run_batch(segmenter, [scans / "größer"], output, BatchOptions())
     # What a batch returns is its own.
-    assert [row.name for row in rows] == ["größer/b.nrrd"] or [row.scan.name for row in rows] == ["b.nrrd"]
+    assert [row.name for row in rows] == ["b.nrrd"]
     assert table(output)[0] == first[0]
     content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
     assert [Path(row["scan"]).name for row in content["rows"]] == ["a.nii.gz", "b.nrrd"]
     assert (content["total"], content["counts"]["done"]) == (2, 2)
+    # The folder has moved, with its masks.
+    moved = output.rename(tmp_path / "moved")
+    run_batch(segmenter, [scans / "größer"], moved, BatchOptions())
+    assert [Path(row["mask"]) for row in table(moved)] == [moved / "a_prostate.nii.gz", moved / "b_prostate.nii.gz"]
+    # A scan has moved, and is the same one.
+    (scans / "größer").rename(scans / "greater")
+    run_batch(segmenter, [scans / "greater"], moved, BatchOptions())
+    assert [Path(row["scan"]).parent.name for row in table(moved)] == ["scans", "greater"]
     # What a row tells of has gone.
-    (output / "a_prostate.nii.gz").unlink()
-    run_batch(segmenter, [scans / "größer"], output, BatchOptions())
-    assert [Path(row["scan"]).name for row in table(output)] == ["b.nrrd"]
+    (moved / "a_prostate.nii.gz").unlink()
+    run_batch(segmenter, [scans / "greater"], moved, BatchOptions())
+    assert [Path(row["scan"]).name for row in table(moved)] == ["b.nrrd"]
+
+
+def test_what_cannot_be_read_of_earlier_rows_costs_no_other_row(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans], output, BatchOptions())
+    content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
+    del content["rows"][0]["report"]["version"]
+    # A name that is too long for any file.
+    content["rows"][1]["scan"] = f"/{'x' * 300}"
+    (output / REPORTS_NAME).write_text(json.dumps(content), "utf-8")
+    (scans / "c.nrrd").write_bytes((scans / "größer" / "b.nrrd").read_bytes())
+    run_batch(segmenter, [scans / "c.nrrd"], output, BatchOptions())
+    assert [Path(row["scan"]).name for row in table(output)] == ["b.nrrd", "c.nrrd"]
+
+
+def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, monkeypatch):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(threshold=0.3))
+    before = (output / "a_prostate.json").read_bytes()
+
+    def fail(*_):
+        raise UserError("Cannot write: the disk is full.", ExitCode.CANNOT_WRITE)
+
+    monkeypatch.setattr(scan_job, "write_picture", fail)
+    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True, overwrite=True))
+    assert row.status == "failed"
+    # The mask before is still there, and so is what was said of it.
+    assert (output / "a_prostate.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("rows", ["", "[]", "5", '[{"scan": "a"}]', '[{"status": "odd"}]'])

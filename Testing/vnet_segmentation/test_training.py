@@ -676,6 +676,12 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
         other.resume(tmp_path / "checkpoint")
     assert are_same(before, state_of(other))
     make_run(PAPER, cases=cases).resume(tmp_path / "checkpoint")
+    # Where more is different it is another run.
+    for changes in ({"seed": 1}, {"cases": [cases[0], replace(cases[1], label=2), cases[2]]}):
+        with pytest.raises(UserError, match="belongs to another run"):
+            make_run(PAPER, **{"cases": [replace(case, source="corrected") for case in cases]} | changes).resume(
+                tmp_path / "checkpoint"
+            )
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class CorrectSection:
         self._editor.unorderedEffectsVisible = False
         self._editor.setMaximumNumberOfUndoStates(20)
         self._wish = (None, None, None)
+        self._isShown = False
         _keepOtherSegments(self._useEditorNode())
         self._editor.connect("segmentationNodeChanged(vtkMRMLSegmentationNode*)", self._keepWish)
 
@@ -40,6 +41,7 @@ class CorrectSection:
         self._useEditorNode()
         self._editor.setSegmentationNode(segmentationNode)
         if segmentationNode is not None:
+            self._leaveLightboxes()
             # Without a segmentation the editor takes no volume, and says so in the log as a critical error.
             self._editor.setSourceVolumeNode(volumeNode)
         if segmentId is not None:
@@ -52,17 +54,16 @@ class CorrectSection:
 
     def enter(self) -> None:
         """The panel is shown: views and shortcuts are the editor's."""
+        self._isShown = True
         self._useEditorNode()
-        if self._editor.turnOffLightboxes():
-            tellWarning(
-                _("Slice views that show several slices at once were reset: masks cannot be corrected in them.")
-            )
+        self._leaveLightboxes()
         self._editor.setupViewObservations()
         self._editor.installKeyboardShortcuts()
         self._editor.updateWidgetFromMRML()
 
     def exit(self) -> None:
         """The panel is left: views and shortcuts are free again."""
+        self._isShown = False
         self._editor.setActiveEffect(None)
         self._editor.uninstallKeyboardShortcuts()
         self._editor.removeViewObservations()
@@ -83,6 +84,13 @@ class CorrectSection:
         wished = slicer.mrmlScene.GetNodeByID(segmentationId) if segmentationId else None
         if (editedNode and editedNode.GetID()) != (wished and wished.GetID()):
             self.edit(wished, slicer.mrmlScene.GetNodeByID(volumeId) if volumeId else None, segmentId)
+
+    def _leaveLightboxes(self) -> None:
+        """The editor's effects do not work in them; without a segmentation it leaves them alone."""
+        if self._isShown and self._editor.turnOffLightboxes():
+            tellWarning(
+                _("Slice views that show several slices at once were reset: masks cannot be corrected in them.")
+            )
 
     def _useEditorNode(self):
         """Gives the editor the node of its settings, which is made when the scene has none, and returns it."""

@@ -75,6 +75,7 @@ class SegmentTab:
 
     def sceneClosed(self) -> None:
         """The scene was closed and is empty."""
+        self._result = None
         self._correct.sceneClosed()
 
     def setParameters(self, parameters) -> None:
@@ -82,7 +83,6 @@ class SegmentTab:
         self._parameters = parameters
         self._resultSection.setParameters(parameters)
         if parameters is None:
-            self._result = None
             self._shown = _NOTHING
             self._observe(None)
             self._resultSection.close()

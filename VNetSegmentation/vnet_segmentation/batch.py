@@ -19,6 +19,7 @@ from vnet_segmentation.batch_tables import (
     failed_row,
     finished_row,
     is_report,
+    is_there,
 )
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.mask_files import check_suffix
@@ -111,7 +112,7 @@ class BatchRun:
         self, inputs: Sequence[Path], output_folder: Path, options: BatchOptions, report: ReportCallback
     ) -> None:
         self._cases = find_cases(inputs, output_folder, options)
-        self._tables = BatchTables(output_folder, [case.scan for case in self._cases])
+        self._tables = BatchTables(output_folder, self._cases)
         self._overwrite = options.overwrite
         self._report = report
         self._told = 0
@@ -211,7 +212,7 @@ def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
     report = _earlier_report(outputs.report)
     owner = Path(report["scan"]) if report else Path()
     # A scan that has moved is not there any more under its old name, and is still the same one.
-    is_of_another = owner.is_absolute() and owner.exists() and not owner.samefile(case.scan)
+    is_of_another = owner.is_absolute() and is_there(owner) and not owner.samefile(case.scan)
     if has_mask and is_of_another:
         return failed_row(
             case, UserError(f"{outputs.mask} is the mask of another scan, {owner}. Choose another output folder.")
@@ -233,12 +234,14 @@ def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
     """What the mask that is there lacks of what was asked for now, and what its own report warns of."""
     outputs = case.outputs
     wanted = (("probability volume", outputs.probability), ("picture", outputs.picture))
-    lacks = [f"has no {what}" for what, path in wanted if path and not path.exists()]
-    if report and report["threshold"] != case.threshold:
-        lacks.append(f"was made with the threshold {report['threshold']}")
+    missing = [what for what, path in wanted if path and not path.exists()]
     sentences = ["Had a mask already."]
-    if lacks:
-        sentences.append(f"It {', '.join(lacks)}: overwrite it to change that.")
+    if report and report["threshold"] != case.threshold:
+        sentences.append(f"It was made with the threshold {report['threshold']}.")
+    if missing:
+        sentences.append(f"There is no {' and no '.join(missing)}.")
+    if len(sentences) > 1:
+        sentences.append("Choose to overwrite (--overwrite) to have it as asked for now.")
     return " ".join([*sentences, *(report["warnings"] if report else [])])
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +114,17 @@ class BatchTables:
 
     Args:
         folder: see `check_tables`.
-        scans: those of this batch, in the order of the table.
+        cases: those of this batch, in the order of the table.
     """
 
-    def __init__(self, folder: Path, scans: Iterable[Path]) -> None:
-        self._folder = folder
-        self._scans = list(scans)
+    def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
+        self._folder = Path(os.path.abspath(folder))
+        self._scans = [case.scan for case in cases]
         self._rows: dict[Path, BatchRow] = {}
         self._lines: dict[Path, str] = {}
-        own = set(self._scans)
-        self._earlier = [row for row in _earlier_rows(folder) if row.scan not in own]
+        own, own_masks = {case.scan for case in cases}, {case.outputs.mask for case in cases}
+        earlier = _earlier_rows(folder)
+        self._earlier = [row for row in earlier if row.scan not in own and row.mask not in own_masks]
         self._earlier_lines = [_as_line(row) for row in self._earlier]
 
     @property
@@ -150,7 +153,7 @@ class BatchTables:
         statuses = Counter(row.status for row in shown)
         counts = {status: statuses[status] for status in STATUSES}
         total = len(self._earlier) + len(self._scans)
-        head = json.dumps({**_PROGRAM, "total": total, "counts": counts})
+        head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
         lines = ",\n".join([*self._earlier_lines, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
             temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
@@ -187,12 +190,29 @@ def is_report(report: Any) -> bool:
 def _earlier_rows(folder: Path) -> list[BatchRow]:
     """Rows that earlier batches left, of masks, or of scans without one, that are there still."""
     try:
-        stored = json.loads((folder / REPORTS_NAME).read_text("utf-8"))["rows"]
-        rows = [BatchRow.from_dict(row) for row in stored]
+        content = json.loads((folder / REPORTS_NAME).read_text("utf-8"))
+        stored, was_in = list(content["rows"]), Path(content["folder"])
     except (OSError, ValueError, KeyError, TypeError):
-        # None yet, or of a version that wrote other rows.
         return []
-    return [row for row in rows if (row.mask or row.scan).exists()]
+    rows = []
+    for fields in stored:
+        # One that another version wrote otherwise costs no other its place.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = BatchRow.from_dict(fields)
+            if row.mask and row.mask.is_relative_to(was_in):
+                # The folder may have moved, or be mounted elsewhere.
+                row = replace(row, mask=Path(os.path.abspath(folder)) / row.mask.relative_to(was_in))
+            if is_there(row.mask or row.scan):
+                rows.append(row)
+    return rows
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists, as far as that can be seen: it may be in a folder of somebody else's, or too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _as_line(row: BatchRow) -> str:

@@ -295,8 +295,8 @@ def _description_problem(description: Any) -> str | None:
         return "the name or the title is ill-formed"
     try:
         Preprocessing.from_dict(description["preprocessing"])
-    except (TypeError, ValueError) as error:
-        return f"preprocessing: {error}"
+    except (TypeError, ValueError):
+        return "its preprocessing settings are unknown to this version"
     if len(labels) != 2 or not all(isinstance(label, str) for label in labels):
         return "labels must name the two output channels"
     return None

@@ -181,6 +181,7 @@ def _show_training(progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
+    from vnet_segmentation.bundle import read_description
     from vnet_segmentation.dataset import find_cases, refuse_problems
     from vnet_segmentation.evaluation import check_table, compare_results, evaluate_cases, format_table, write_table
 
@@ -196,10 +197,14 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.results:
         rows = list(compare_results(options.results, cases))
         of_model = {sha256: description_of(sha256) for sha256 in {row.model_sha256 for row in rows}}
+        if options.model:
+            # It may be in no library.
+            description = read_description(find_model(options.model))
+            of_model[description["weights"]["sha256"]] = description
     else:
-        # All of them first: one that cannot be read costs no other its result.
-        refuse_problems(cases, once_each=False)
         segmenter = _segmenter(options)
+        # All of them first: one that cannot be read costs no other its result.
+        refuse_problems(cases, for_training=False)
         evaluated = evaluate_cases(segmenter, cases, options.threshold)
         rows = list(tqdm(evaluated, total=len(cases), disable=not sys.stderr.isatty(), leave=False))
         of_model = {rows[0].model_sha256: segmenter.description}

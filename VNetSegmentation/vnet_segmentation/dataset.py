@@ -92,22 +92,23 @@ def find_cases(path: Path) -> list[Case]:
     return cases
 
 
-def check_cases(cases: Sequence[Case], once_each: bool = True) -> list[Problem]:
+def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Problem]:
     """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
     several labels, other geometry, the same scan twice.
 
     Args:
-        once_each: False allows the same scan in several cases, as where two readers drew it.
+        for_training: False allows what only a training cannot use: a mask that is empty or covers all, and the same
+            scan in several cases, as where two readers drew it.
 
     Returns:
         Problems in the order of the cases; empty if every case can be trained on.
     """
-    return [problem for _, problems, _ in inspect_cases(cases, once_each) for problem in problems]
+    return [problem for _, problems, _ in inspect_cases(cases, for_training) for problem in problems]
 
 
-def refuse_problems(cases: Sequence[Case], once_each: bool = True) -> None:
+def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> None:
     """Raises `UserError`, with all that `check_cases` lists, unless every case can be used."""
-    problems = check_cases(cases, once_each)
+    problems = check_cases(cases, for_training)
     if problems:
         n_cases = len({problem.case for problem in problems})
         have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
@@ -115,22 +116,24 @@ def refuse_problems(cases: Sequence[Case], once_each: bool = True) -> None:
         raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
 
 
-def inspect_cases(cases: Sequence[Case], once_each: bool = True) -> Iterator[tuple[Case, list[Problem], float | None]]:
+def inspect_cases(
+    cases: Sequence[Case], for_training: bool = True
+) -> Iterator[tuple[Case, list[Problem], float | None]]:
     """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
     validated with.
 
     Args:
-        once_each: see `check_cases`.
+        for_training: see `check_cases`.
 
     Yields:
         The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
     """
     first: dict[str, str] = {}
     for case in cases:
-        found = _inspect(case)
+        found = _inspect(case, for_training)
         problems = found.problems
         name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
-        if once_each and name != case.name:
+        if for_training and name != case.name:
             sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
             problems = [*problems, Problem(case.name, case.image, sentence)]
         yield case, problems, found.volume_ml
@@ -145,14 +148,14 @@ class _Inspection:
     """Of the scan; empty if it cannot be read."""
 
 
-def _inspect(case: Case) -> _Inspection:
+def _inspect(case: Case, for_training: bool) -> _Inspection:
     scan = _read(case, case.image, read_scan)
     mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
     scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
     if not isinstance(mask, sitk.Image):
         return _Inspection(problems, None, scan_hash)
-    sentences = [_extent_problem(case, mask)]
+    sentences = [_extent_problem(case, mask) if for_training else None]
     if isinstance(scan, sitk.Image):
         sentences.append(_geometry_problem(case, scan, mask))
     problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]

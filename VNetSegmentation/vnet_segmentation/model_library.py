@@ -92,19 +92,20 @@ def learned_cases(description: dict[str, Any]) -> set[str]:
         description: see `bundle.read_description`.
     """
     names: set[str] = set()
-    seen: set[Any] = set()
+    seen: set[str] = set()
     current: dict[str, Any] | None = description
     while current:
         cases = current["training"].get("training_cases")
-        names.update(cases if isinstance(cases, list) else [])
-        parent = (current["parent"] or {}).get("sha256")
         # A file may claim anything, its own descent too.
+        if isinstance(cases, list):
+            names.update(case for case in cases if isinstance(case, str))
+        parent = str((current["parent"] or {}).get("sha256"))
         current = None if parent in seen else description_of(parent)
         seen.add(parent)
     return names
 
 
-def description_of(weights_sha256: Any) -> dict[str, Any] | None:
+def description_of(weights_sha256: str | None) -> dict[str, Any] | None:
     """Of the model with these weights; None if it is not on this computer."""
     for folder in _model_folders():
         with contextlib.suppress(UserError):

@@ -1,6 +1,9 @@
-"""One scan file in, result files out. Every file appears whole or not at all, the report first and the mask last: where
-there is a report, what lies beside it is this scan's; where there is a mask, the rest is there too. So an interrupted
-batch knows what is done."""
+"""One scan file in, result files out.
+
+Every file appears whole or not at all, and the mask last: where there is a mask, the rest is there too, so that an
+interrupted batch knows what is done. The report comes first where there is no mask yet, so that what lies beside it is
+known to be this scan's; where a mask is replaced it comes just before it, so that it tells of a mask that is there.
+"""
 
 from __future__ import annotations
 
@@ -129,20 +132,27 @@ def segment_scan(segmenter: Segmenter, scan: LoadedScan, threshold: float, progr
 
 @_memory_in_a_sentence()
 def write_results(scan: LoadedScan, result: Segmentation, outputs: Outputs) -> dict[str, Any]:
-    """The third step: writes the outputs, the report first and the mask last, and returns the report; errors are those
-    of `segment_file`."""
+    """The third step: writes the outputs and returns the report; errors are those of `segment_file`."""
     started = time.perf_counter()
     report = _file_report(scan, outputs, result)
-    if outputs.report:
-        with atomic_path(outputs.report) as temporary:
-            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    replaces = outputs.mask.exists()
+    if not replaces:
+        _write_report(report, outputs)
     if outputs.probability:
         write_probability(result.probability, outputs.probability)
     if outputs.picture:
         write_picture(scan.image, result.mask, outputs.picture)
+    if replaces:
+        _write_report(report, outputs)
     write_mask(result.mask, outputs.mask)
     report["seconds"]["write"] = round(time.perf_counter() - started, 3)
     return report
+
+
+def _write_report(report: dict[str, Any], outputs: Outputs) -> None:
+    if outputs.report:
+        with atomic_path(outputs.report) as temporary:
+            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _file_report(scan: LoadedScan, outputs: Outputs, result: Segmentation) -> dict[str, Any]:

@@ -288,9 +288,9 @@ def _judge_fold(
     }
     if results.exists():
         stored = json.loads(results.read_text("utf-8"))
-        if isinstance(stored["identity"], dict):
-            refuse_changed_cases(stored["identity"], identity)
         if stored["identity"] != identity:
+            if isinstance(stored["identity"], dict):
+                refuse_changed_cases(stored["identity"], identity)
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
                 "output."

@@ -27,6 +27,7 @@ from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
 
 _CASES = ("training cases", "validation cases")
+_MAX_NAMES = 8
 _SMALLEST_GAIN = 0.0005
 """Of validation Dice; less does not count as one."""
 
@@ -360,9 +361,9 @@ class TrainingRun:
         """
         tensors, state = read_checkpoint(path)
         stored, own = state["identity"], self._identity()
-        refuse_changed_cases(stored, own)
         different = [key for key, value in own.items() if stored.get(key) != value]
         if different:
+            refuse_changed_cases(stored, own)
             raise UserError(
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
                 "Resume with the same data, options and version of this program, or choose another output."
@@ -448,25 +449,28 @@ class TrainingRun:
 
 
 def case_identities(training: Sequence[TrainingCase], validation: Sequence[TrainingCase]) -> dict[str, Any]:
-    """What a stored state has of its cases: the name and the source of each."""
+    """What a stored state has of its cases: name, label and source of each."""
     parts = zip(_CASES, (training, validation), strict=True)
-    return {key: [[case.name, case.source] for case in cases] for key, cases in parts}
+    return {key: [[case.name, case.label, case.source] for case in cases] for key, cases in parts}
 
 
 def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raises `UserError` if the cases of a stored state are the same by their names, but not their files.
+    """Raises `UserError` if a stored state is of the same run, but for what the files of its cases hold.
 
     Args:
-        stored, own: with what `case_identities` gave.
+        stored, own: with what `case_identities` gave, and all else that tells runs apart.
     """
+    if any(stored.get(key) != value for key, value in own.items() if key not in _CASES):
+        return
     changed = []
     for key in _CASES:
-        former, now = stored.get(key) or [], own[key]
-        if [case[0] for case in former] == [case[0] for case in now]:
-            changed += [case[0] for case, before in zip(now, former, strict=True) if case != before]
+        if [case[:2] for case in stored.get(key, [])] != [case[:2] for case in own[key]]:
+            return
+        changed += [case[0] for case, before in zip(own[key], stored[key], strict=True) if case != before]
     if changed:
+        names = ", ".join(changed[:_MAX_NAMES]) + ", ..." * (len(changed) > _MAX_NAMES)
         raise UserError(
-            f"Since this training began, {', '.join(changed)} changed. Put the former files back, or begin a new one."
+            f"Since this training began, {names} changed. Put the former files back, or begin a new training."
         )
 
 

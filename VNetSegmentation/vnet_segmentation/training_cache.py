@@ -60,14 +60,18 @@ class TrainingCase:
     gland_centre: Tensor
     """(x, y, z) in voxels; the volume's centre where there is no gland."""
     source: str = ""
-    """Tells the files and settings that it was made from apart from all others."""
+    """Tells the files that it was made from apart from all others."""
+    label: int | None = None
+    """That is the prostate in them, see `dataset.Case`."""
 
     @staticmethod
-    def from_arrays(name: str, image: Tensor, coverage: Tensor, source: str = "") -> TrainingCase:
+    def from_arrays(
+        name: str, image: Tensor, coverage: Tensor, source: str = "", label: int | None = None
+    ) -> TrainingCase:
         """A case from its image, float32, and coverage, uint8; see the fields."""
         inside = (coverage >= 128).nonzero().float()
         centre = inside.mean(0) if len(inside) else (torch.tensor(image.shape) - 1) / 2
-        return TrainingCase(name, image, coverage, quantiles(image), centre.flip(0), source)
+        return TrainingCase(name, image, coverage, quantiles(image), centre.flip(0), source, label)
 
     def volumes(self, device: torch.device) -> Tensor:
         """(2, depth, height, width), float32, on the device: the image, and the mask's share of each voxel, 0 to 1."""
@@ -157,7 +161,7 @@ def synthetic_cases(
     Raises:
         UserError: the cache cannot be written.
     """
-    settings = _settings_digest(preprocessing).hexdigest()[:16]
+    settings = _settings_digest(preprocessing)
 
     def load(number: int) -> TrainingCase:
         seed = _FIRST_PHANTOM + number
@@ -183,8 +187,10 @@ def _load_case(
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
 
-    source = _fingerprint(case, preprocessing)
-    return TrainingCase.from_arrays(case.name, *_stored(cache_folder / f"{case.name}-{source}.npz", make), source)
+    source = _files_digest(case)
+    settings = _settings_digest(preprocessing, case.label, source)
+    arrays = _stored(cache_folder / f"{case.name}-{settings}.npz", make)
+    return TrainingCase.from_arrays(case.name, *arrays, source, case.label)
 
 
 def _stored(path: Path, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -206,16 +212,16 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
 
 
-def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
-    digest = _settings_digest(preprocessing, case.label)
+def _files_digest(case: Case) -> str:
+    digest = hashlib.sha256()
     for path in (case.image, case.mask):
         for file in _files_of(path):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
-def _settings_digest(preprocessing: Preprocessing, *others: Any) -> hashlib._Hash:
-    return hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), *others]).encode())
+def _settings_digest(preprocessing: Preprocessing, *others: Any) -> str:
+    return hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), *others]).encode()).hexdigest()[:16]
 
 
 def _files_of(path: Path) -> Iterator[Path]:
