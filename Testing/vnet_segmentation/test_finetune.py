@@ -240,7 +240,8 @@ def test_a_killed_process_and_a_full_disk_cost_no_model(data: Path, base: Path, 
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
         arguments = [str(data), "--base", str(base), "-o", str(tmp_path / model), "--validation", "1"]
-        arguments += ["--iterations", "30", "--device", "cpu", "--precision", "float32", *more]
+        # A preset without phantoms, which each process would wait for.
+        arguments += ["--preset", "paper", "--iterations", "30", "--device", "cpu", "--precision", "float32", *more]
         return subprocess.Popen(
             [sys.executable, "-m", "vnet_segmentation", "finetune", *arguments],
             cwd=ENGINE,
