@@ -33,7 +33,7 @@ from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import VNet
 from vnet_segmentation.recipe import Recipe, load_recipe
-from vnet_segmentation.training_cache import load_cases, synthetic_cases
+from vnet_segmentation.training_cache import SyntheticCases, load_cases
 
 Loss = Callable[[VNet, Tensor, Tensor], Tensor]
 
@@ -186,7 +186,7 @@ def main() -> None:
     recipe = Recipe.from_dict(recipe.as_dict() | {"iterations": options.iterations or recipe.iterations})
     cases = [case for case in find_cases(options.data) if case.split != "test"]
     prepared = load_cases(cases, recipe.preprocessing, options.output / "cache")
-    phantoms = synthetic_cases(recipe.n_synthetic_cases, recipe.preprocessing, options.output / "cache")
+    phantoms = SyntheticCases(recipe.n_synthetic_cases, recipe.preprocessing, options.output / "cache")
     table = CaseTable.of([*prepared, *phantoms], device)
     synthetic = range(len(cases), len(cases) + len(phantoms))
     learned = {"final": cases}

@@ -30,7 +30,7 @@ from vnet_segmentation.device import choose_device, set_cpu_threads
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import synthetic_cases
+from vnet_segmentation.training_cache import SyntheticCases
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def _make_run(options: argparse.Namespace, recipe: Recipe) -> TrainingRun:
     run = TrainingRun(
         width=options.width,
         recipe=recipe,
-        cases=synthetic_cases(2, recipe.preprocessing),
+        cases=SyntheticCases(2, recipe.preprocessing),
         validation=[],
         synthetic=[],
         device=choose_device(options.device),

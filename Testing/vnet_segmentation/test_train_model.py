@@ -191,13 +191,14 @@ def test_a_limit_in_minutes(data: Path, model: Path, train: Training) -> None:
     assert (train.reports[-1].fraction, train.reports[-1].remaining_s) == (1.0, 0.0)
 
 
-def test_a_preset_with_phantoms_says_that_it_makes_them(
-    data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_phantoms_are_made_as_they_are_drawn(
+    data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch, probability: float
 ) -> None:
-    recipe = replace(load_recipe("paper"), synthetic_probability=0.5, n_synthetic_cases=1)
+    recipe = replace(load_recipe("paper"), synthetic_probability=probability, n_synthetic_cases=1)
     monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
     train(data, model, replace(QUICK, iterations=2))
-    assert "Preparing synthetic case 1 of 1" in train.said
+    assert len(list((state_folder(model) / "cache").glob("phantom-*"))) == probability
 
 
 # Data and options

@@ -18,7 +18,7 @@ from vnet_segmentation.dataset import Case
 from vnet_segmentation.demo import DEMO_SEED
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.training_cache import TrainingCase, case_grid, load_cases, prepare_pair, synthetic_cases
+from vnet_segmentation.training_cache import SyntheticCases, TrainingCase, case_grid, load_cases, prepare_pair
 
 SIZE = (40, 36, 16)
 SPACING_MM = (1.0, 1.25, 3.0)
@@ -404,34 +404,55 @@ def test_the_last_half_voxel_at_the_border_has_its_nearest_value() -> None:
 
 
 def test_synthetic_cases_are_made_from_their_seeds() -> None:
-    (one,) = synthetic_cases(1, Preprocessing())
+    cases = SyntheticCases(1, Preprocessing())
+    (one,) = cases
     # The demo's phantom is for testing, not for training.
     assert one.name == "phantom-1000" != f"phantom-{DEMO_SEED}"
     # Glands of about 20 to 110 ml; a voxel has 1.5 mm3.
     assert 15 < one.coverage.sum().item() / 255 * 1.5e-3 < 130
     middle = (torch.tensor(one.image.shape[::-1]) - 1) / 2
     assert (one.gland_centre - middle).abs().max() < 25
+    assert cases[0] is one
+    with pytest.raises(IndexError):
+        cases[1]
+    assert not SyntheticCases(0, Preprocessing())
 
 
-def test_synthetic_cases_are_made_once(tmp_path: Path) -> None:
-    made: list[str] = []
-    first = synthetic_cases(2, Preprocessing(), tmp_path, made.append)
-    assert made == ["synthetic case 1 of 2", "synthetic case 2 of 2"]
-    # Of another number those that are there are taken; at another spacing there are none.
-    third = synthetic_cases(3, Preprocessing(), tmp_path, made.append)
-    assert made[2:] == ["synthetic case 3 of 3"]
-    for one, other in zip(first, third, strict=False):
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of the phantoms that are made, in their order; small ones, as they are many."""
+    seeds = []
+
+    def make(seed: int) -> tuple[sitk.Image, sitk.Image]:
+        seeds.append(seed)
+        return make_pair(seed)
+
+    monkeypatch.setattr(training_cache, "make_phantom", make)
+    return seeds
+
+
+def test_a_synthetic_case_is_made_when_it_is_first_drawn(tmp_path: Path, made: list[int]) -> None:
+    first = SyntheticCases(48, Preprocessing(), tmp_path)
+    assert len(first) == 48
+    assert made == []
+    drawn = [first[7], first[7], first[3]]
+    assert made == [1007, 1003]
+    # Another training, of another number of them, finds what is there; at another spacing there is nothing.
+    again = SyntheticCases(12, Preprocessing(), tmp_path)
+    for one, other in zip(drawn[1:], (again[7], again[3]), strict=True):
         assert one.name == other.name
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.coverage, other.coverage)
-    (coarse,) = synthetic_cases(1, Preprocessing(spacing_mm=(3.0, 3.0, 3.0)), tmp_path, made.append)
-    assert made[3:] == ["synthetic case 1 of 1"]
-    assert coarse.image.shape != first[0].image.shape
+    assert made == [1007, 1003]
+    coarse = SyntheticCases(12, Preprocessing(spacing_mm=(3.0, 3.0, 3.0)), tmp_path)
+    assert coarse[7].image.shape != again[7].image.shape
+    assert made == [1007, 1003, 1007]
 
 
-def test_a_damaged_synthetic_case_is_made_again(tmp_path: Path) -> None:
-    (first,) = synthetic_cases(1, Preprocessing(), tmp_path)
+def test_a_damaged_synthetic_case_is_made_again(tmp_path: Path, made: list[int]) -> None:
+    first = SyntheticCases(1, Preprocessing(), tmp_path)[0]
     (entry,) = tmp_path.iterdir()
     entry.write_bytes(entry.read_bytes()[:1000])
-    (again,) = synthetic_cases(1, Preprocessing(), tmp_path)
+    again = SyntheticCases(1, Preprocessing(), tmp_path)[0]
+    assert made == [1000, 1000]
     assert torch.equal(first.image, again.image)

@@ -23,7 +23,7 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.training import Progress, TrainingRun, case_identities, refuse_changed_cases
-from vnet_segmentation.training_cache import TrainingCase, load_cases, synthetic_cases
+from vnet_segmentation.training_cache import SyntheticCases, TrainingCase, load_cases
 from vnet_segmentation.training_description import compare_rows, describe_metrics, describe_model
 from vnet_segmentation.training_plan import (
     Split,
@@ -150,10 +150,9 @@ def _train_model(
         processes.wait()
     used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
     prepared = dict(zip(used, load_cases(used, recipe.preprocessing, cache, prepare_next), strict=True))
-    n_synthetic = recipe.n_synthetic_cases if recipe.synthetic_probability else 0
-    synthetic = synthetic_cases(n_synthetic, recipe.preprocessing, cache, prepare_next)
     if processes.is_first:
         processes.wait()
+    synthetic = SyntheticCases(recipe.n_synthetic_cases, recipe.preprocessing, cache)
     job = _Job(options, recipe, base, base_description, state, device, processes, say, report, should_stop)
     before, known = [], []
     if base_description and options.base and plan.judged and processes.is_first:

@@ -146,35 +146,43 @@ def load_cases(
     return [_load_case(case, preprocessing, cache_folder, report) for case in cases]
 
 
-def synthetic_cases(
-    n_cases: int,
-    preprocessing: Preprocessing,
-    cache_folder: Path | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> list[TrainingCase]:
-    """Phantoms as training cases: always the same ones, and never the demo's.
+class SyntheticCases(Sequence[TrainingCase]):
+    """Phantoms as training cases: always the same ones, and never the demo's. Each is made when it is first asked for,
+    so that no training waits for phantoms that it may never draw.
 
     Args:
+        n_cases: how many there are.
         cache_folder: where they are stored, and taken from where they are there already; None: nowhere.
-        report: is told of each case that has to be made, such as "synthetic case 3 of 12".
 
     Raises:
-        UserError: the cache cannot be written.
+        UserError: when one is asked for: the cache cannot be written.
     """
-    settings = _settings_digest(preprocessing)
 
-    def load(number: int) -> TrainingCase:
+    def __init__(self, n_cases: int, preprocessing: Preprocessing, cache_folder: Path | None = None) -> None:
+        self._n_cases, self._preprocessing, self._folder = n_cases, preprocessing, cache_folder
+        self._made: dict[int, TrainingCase] = {}
+
+    def __len__(self) -> int:
+        return self._n_cases
+
+    def __getitem__(self, number: int) -> TrainingCase:  # type: ignore[override]  # no parts are taken
+        if not 0 <= number < self._n_cases:
+            raise IndexError(f"There is no synthetic case {number} of {self._n_cases}.")
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
+
+    def _make(self, number: int) -> TrainingCase:
         seed = _FIRST_PHANTOM + number
+        name = f"phantom-{seed}"
 
         def make() -> tuple[Tensor, Tensor]:
-            report(f"synthetic case {number + 1} of {n_cases}")
-            return prepare_pair(*make_phantom(seed), preprocessing)
+            return prepare_pair(*make_phantom(seed), self._preprocessing)
 
-        name = f"phantom-{seed}"
-        arrays = make() if cache_folder is None else _stored(cache_folder / f"{name}-{settings}.npz", make)
-        return TrainingCase.from_arrays(name, *arrays)
-
-    return [load(number) for number in range(n_cases)]
+        if self._folder is None:
+            return TrainingCase.from_arrays(name, *make())
+        path = self._folder / f"{name}-{_settings_digest(self._preprocessing)}.npz"
+        return TrainingCase.from_arrays(name, *_stored(path, make))
 
 
 def _load_case(

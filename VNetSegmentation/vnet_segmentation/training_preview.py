@@ -18,7 +18,7 @@ from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.preprocessing import grid_around
 from vnet_segmentation.scans import read_scan
 from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import TrainingCase, case_grid, prepare_pair, synthetic_cases
+from vnet_segmentation.training_cache import SyntheticCases, TrainingCase, case_grid, prepare_pair
 from vnet_segmentation.training_plan import TrainingOptions, load_base, make_recipe
 
 _N_TIMED = 3
@@ -35,7 +35,7 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     """
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
-    case = synthetic_cases(1, recipe.preprocessing)
+    case = SyntheticCases(1, recipe.preprocessing)
     run = TrainingRun(options.width, recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
