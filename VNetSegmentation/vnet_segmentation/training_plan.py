@@ -137,29 +137,6 @@ def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     return [case for case in cases if case.name not in names]
 
 
-def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    if isinstance(options.validation, tuple):
-        _check_names(options.validation, cases)
-        chosen = set(options.validation)
-        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
-        tests = {case.name for case in cases if case.split == "test"} - chosen
-        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
-    if options.validation is not None:
-        return split_by_site(cases, options.validation, options.seed)
-    usable = [case for case in cases if case.split != "test"]
-    most = len(usable) - len({case.site for case in usable})
-    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
-
-
-def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
-    unknown = set(names) - {case.name for case in cases}
-    if unknown:
-        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
-        raise UserError(
-            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
-        )
-
-
 def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, dict[str, Any] | None]:
     """The model to start from and its description, and the options with what it decides; without one, as they are.
 
@@ -213,3 +190,26 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
         ),
         appearance=appearance,
     )
+
+
+def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
+    if isinstance(options.validation, tuple):
+        _check_names(options.validation, cases)
+        chosen = set(options.validation)
+        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
+        tests = {case.name for case in cases if case.split == "test"} - chosen
+        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
+    if options.validation is not None:
+        return split_by_site(cases, options.validation, options.seed)
+    usable = [case for case in cases if case.split != "test"]
+    most = len(usable) - len({case.site for case in usable})
+    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
+
+
+def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
+    unknown = set(names) - {case.name for case in cases}
+    if unknown:
+        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
+        raise UserError(
+            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
+        )
