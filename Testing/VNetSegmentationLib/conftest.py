@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from desktop.panel_user import PanelUser
+
+from vnet_segmentation.phantom import PhantomGrid, make_phantom
 
 SHAPE_KJI = (10, 20, 30)
 
@@ -112,3 +116,38 @@ def pretend_installed(site_packages):
 def install_pytorch_extension(site_packages):
     """Function that makes PyTorch's extension one that is installed."""
     return lambda: (site_packages / "PyTorchUtils.py").write_text("raise AssertionError('it is not to be imported')")
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """A synthetic scan of a prostate and its truth."""
+    return make_phantom(5, PhantomGrid(size=(128, 128, 24), spacing_mm=(1.0, 1.0, 3.3)))
+
+
+@pytest.fixture
+def add_scan(desktop, phantom):
+    """Function that loads the phantom into the scene, from a file if a folder is given."""
+    import slicer
+
+    from VNetSegmentationLib.volumeNodes import addVolume
+
+    def add(name: str = "t2_tse_tra", folder: Path | None = None):
+        if folder is None:
+            return addVolume(phantom[0], name, isScan=True)
+        path = folder / f"{name}.nrrd"
+        sitk.WriteImage(sitk.Cast(phantom[0], sitk.sitkInt16), str(path))
+        return slicer.util.loadVolume(str(path))
+
+    return add
+
+
+@pytest.fixture
+def panel(desktop):
+    return PanelUser(desktop)
+
+
+@pytest.fixture
+def segmented(panel, add_scan):
+    """A panel with a result."""
+    panel.segment(add_scan())
+    return panel

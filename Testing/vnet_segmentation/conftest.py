@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ import SimpleITK as sitk
 import torch
 from untrained_model import save_untrained_model
 
+from vnet_segmentation.batch_tables import TABLE_NAME
+from vnet_segmentation.device import choose_device
 from vnet_segmentation.inference import Predictor
 from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -59,3 +65,32 @@ def bright_ball(
 @pytest.fixture(name="bright_ball")
 def _bright_ball():
     return bright_ball
+
+
+@pytest.fixture
+def segmenter(tiny_model: Path, sees_bright: None) -> Segmenter:
+    """Segments what is bright."""
+    return Segmenter(tiny_model, choose_device("cpu", "float32"))
+
+
+@pytest.fixture
+def scans(tmp_path: Path, bright_ball: Any) -> Path:
+    """Two scans, one of them in a sub-folder, and a damaged one."""
+    folder = tmp_path / "scans"
+    (folder / "größer").mkdir(parents=True)
+    scan, _ = bright_ball()
+    sitk.WriteImage(scan, str(folder / "a.nii.gz"))
+    sitk.WriteImage(scan, str(folder / "größer" / "b.nrrd"))
+    (folder / "damaged.nrrd").write_bytes((folder / "größer" / "b.nrrd").read_bytes()[:4000])
+    return folder
+
+
+@pytest.fixture
+def table() -> Callable[[Path], list[dict[str, str]]]:
+    """Function that reads the table of a batch's folder."""
+
+    def read(folder: Path) -> list[dict[str, str]]:
+        with open(folder / TABLE_NAME, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    return read

@@ -1,9 +1,7 @@
-"""Scans in, masks and tables out."""
+"""Scans in, masks out: the run of a batch, and how it ends."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import threading
 import time
@@ -16,36 +14,12 @@ import SimpleITK as sitk
 from vnet_segmentation import batch, scan_job
 from vnet_segmentation import segmenter as segmenter_module
 from vnet_segmentation.batch import check_batch, exit_code, run_batch
-from vnet_segmentation.batch_cases import BatchOptions, find_cases
+from vnet_segmentation.batch_cases import BatchOptions
 from vnet_segmentation.batch_tables import REPORTS_NAME, TABLE_NAME
-from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.segmenter import Segmenter
 
 
-@pytest.fixture
-def segmenter(tiny_model, sees_bright):
-    return Segmenter(tiny_model, choose_device("cpu", "float32"))
-
-
-@pytest.fixture
-def scans(tmp_path, bright_ball):
-    """Two scans, one of them in a sub-folder, and a damaged one."""
-    folder = tmp_path / "scans"
-    (folder / "größer").mkdir(parents=True)
-    scan, _ = bright_ball()
-    sitk.WriteImage(scan, str(folder / "a.nii.gz"))
-    sitk.WriteImage(scan, str(folder / "größer" / "b.nrrd"))
-    (folder / "damaged.nrrd").write_bytes((folder / "größer" / "b.nrrd").read_bytes()[:4000])
-    return folder
-
-
-def table(folder):
-    with open(folder / TABLE_NAME, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_every_scan_gets_a_mask_and_a_failure_does_not_stop_the_rest(segmenter, scans, tmp_path):
+def test_every_scan_gets_a_mask_and_a_failure_does_not_stop_the_rest(segmenter, scans, tmp_path, table):
     output = tmp_path / "masks"
     seen = []
 
@@ -73,7 +47,7 @@ def test_every_scan_gets_a_mask_and_a_failure_does_not_stop_the_rest(segmenter, 
     assert float(table(output)[0]["volume_ml"]) == pytest.approx(17.2, rel=0.06)
 
 
-def test_a_second_run_leaves_finished_scans_alone(segmenter, scans, tmp_path):
+def test_a_second_run_leaves_finished_scans_alone(segmenter, scans, tmp_path, table):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans], output, BatchOptions())
     mask = output / "a_prostate.nii.gz"
@@ -130,7 +104,7 @@ def test_files_that_are_not_of_the_scan_are_not_replaced(segmenter, scans, tmp_p
 @pytest.mark.parametrize(
     "report", ["{", "[]", '{"seconds": 3.2}', '{"confidence": 0.9}', '{"scan": 5}', '{"scan": "/", "volume_ml": "5"}']
 )
-def test_a_foreign_report_beside_a_mask_is_passed_over(segmenter, scans, tmp_path, report):
+def test_a_foreign_report_beside_a_mask_is_passed_over(segmenter, scans, tmp_path, report, table):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
     (output / "a_prostate.json").write_text(report)
@@ -139,7 +113,7 @@ def test_a_foreign_report_beside_a_mask_is_passed_over(segmenter, scans, tmp_pat
     assert table(output)[0]["volume_ml"] == ""
 
 
-def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, tmp_path):
+def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, tmp_path, table):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
     report = output / "a_prostate.json"
@@ -202,32 +176,6 @@ def test_an_empty_result_is_named_and_counts_as_a_failure(segmenter, tmp_path, b
     assert exit_code(rows) == ExitCode.SOME_FAILED
 
 
-def test_a_folder_of_dicom_slices_may_be_the_scan_itself(segmenter, tmp_path, monkeypatch):
-    folder = tmp_path / "patient 1"
-    folder.mkdir()
-    # What tells a DICOM file, and nothing more: it is found, and fails.
-    (folder / "slice1").write_bytes(bytes(128) + b"DICM")
-    rows = run_batch(segmenter, [folder], tmp_path / "masks", BatchOptions())
-    assert [(row.scan, row.status) for row in rows] == [(folder, "failed")]
-    assert rows[0].mask is None
-    monkeypatch.chdir(folder)
-    for path in (folder, Path()):
-        assert masks([path], tmp_path / "masks") == {"patient 1": "patient 1_prostate.nii.gz"}
-
-
-@pytest.mark.parametrize("name", [TABLE_NAME, REPORTS_NAME])
-def test_a_table_that_is_not_of_a_batch_is_not_replaced(segmenter, scans, tmp_path, name):
-    output = tmp_path / "masks"
-    output.mkdir()
-    (output / name).write_text("patient,PSA\n", "utf-8")
-    with pytest.raises(UserError, match=f"{name} exists already and is not of a batch") as caught:
-        check_batch([scans], output, BatchOptions())
-    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
-    (output / name).unlink()
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    check_batch([scans], output, BatchOptions())
-
-
 def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -239,85 +187,6 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
     assert caught.value.exit_code == ExitCode.USAGE
     with pytest.raises(UserError, match=r"\.jpg"):
         check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".jpg"))
-
-
-# Which scans, and the names of their masks.
-
-
-def masks(inputs, output, pattern="*"):
-    """The masks of a batch by their scans' names, and their paths below the output folder."""
-    cases = find_cases(inputs, output, BatchOptions(pattern=pattern))
-    return {case.name: case.outputs.mask.relative_to(output).as_posix() for case in cases}
-
-
-@pytest.fixture
-def two_sites(tmp_path):
-    """Two folders with a scan of one name each, one with a DICOM folder besides. Nothing in them is read."""
-    folder = tmp_path / "sites"
-    for name in ("north/a.nrrd", "south/a.nrrd", "south/P1/slice1"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(bytes(128) + b"DICM")
-    return folder
-
-
-def test_files_folders_and_dicom_folders_have_the_masks_of_their_common_folder(two_sites, tmp_path):
-    output = tmp_path / "masks"
-    expected = {
-        "north/a.nrrd": "north/a_prostate.nii.gz",
-        "south/P1": "south/P1_prostate.nii.gz",
-        "south/a.nrrd": "south/a_prostate.nii.gz",
-    }
-    assert masks([two_sites], output) == expected
-    assert masks([two_sites / "south", two_sites / "north"], output) == expected
-    inputs = [two_sites / "south" / "P1", two_sites / "north", two_sites / "south" / "a.nrrd"]
-    assert masks(inputs, output) == expected
-    assert masks([two_sites / "south" / "P1"], output) == {"P1": "P1_prostate.nii.gz"}
-    assert masks([two_sites / "south" / "a.nrrd"], output) == {"a.nrrd": "a_prostate.nii.gz"}
-
-
-def test_a_scan_in_the_output_folder_has_its_mask_beside_it(two_sites, tmp_path):
-    """As the scans of a Slicer scene, which are written there first; the others' names do not change by it."""
-    output = tmp_path / "masks"
-    (output / "scene").mkdir(parents=True)
-    (output / "scene" / "t2.nrrd").write_bytes(bytes(10))
-    assert masks([two_sites, output / "scene" / "t2.nrrd"], output) == {
-        "north/a.nrrd": "north/a_prostate.nii.gz",
-        "south/P1": "south/P1_prostate.nii.gz",
-        "south/a.nrrd": "south/a_prostate.nii.gz",
-        "scene/t2.nrrd": "scene/t2_prostate.nii.gz",
-    }
-
-
-def test_a_scan_that_is_given_twice_is_one_case(two_sites, tmp_path, monkeypatch):
-    monkeypatch.chdir(two_sites)
-    inputs = [two_sites / "north", Path("north/a.nrrd"), Path("south/../north")]
-    assert masks(inputs, tmp_path / "masks") == {"a.nrrd": "a_prostate.nii.gz"}
-
-
-def test_a_pattern_takes_scans_by_name_and_leaves_the_names_of_the_masks(two_sites, tmp_path):
-    output = tmp_path / "masks"
-    (two_sites / "north" / "a.nii.gz").touch()
-    assert masks([two_sites], output, "p*") == {"south/P1": "south/P1_prostate.nii.gz"}
-    assert masks([two_sites], output, "A.N?RD") == {
-        # There is a second scan with this stem, though it is not asked for.
-        "north/a.nrrd": "north/a.nrrd_prostate.nii.gz",
-        "south/a.nrrd": "south/a_prostate.nii.gz",
-    }
-    with pytest.raises(UserError, match=r"no scans with a name like t2\*") as caught:
-        masks([two_sites], output, "t2*")
-    assert caught.value.exit_code == ExitCode.USAGE
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("a.nrrd", "a.nii.gz", "a.nrrd.nii"), ("a.nrrd", "a/slice1"), ("slice1", "p/slice1"), ("A.nrrd", "a.nii")],
-)
-def test_no_two_scans_share_a_mask(tmp_path, names):
-    folder = tmp_path / "p"
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(bytes(128) + b"DICM")
-    assert len(set(masks([folder], tmp_path / "masks").values())) == len(names)
 
 
 def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path):
@@ -337,76 +206,6 @@ def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, 
     assert [row.status for row in run_batch(segmenter, [other], output, BatchOptions())] == ["skipped"]
 
 
-# Tables.
-
-
-def test_the_json_has_whole_reports_and_counts_and_keeps_those_of_earlier_runs(segmenter, scans, tmp_path):
-    output = tmp_path / "masks"
-    seen = []
-
-    def report(number, total, row):
-        content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
-        seen.append((sum(content["counts"].values()), content["total"]))
-
-    run_batch(segmenter, [scans], output, BatchOptions(), report)
-    # What is reported is in the file already, and so may be the next scan, which is done meanwhile.
-    assert all(n <= count <= total == 3 for n, (count, total) in enumerate(seen, start=1))
-    assert len(seen) == 3
-    first = json.loads((output / REPORTS_NAME).read_text("utf-8"))
-    assert first["counts"] == {"done": 2, "empty": 0, "skipped": 0, "failed": 1}
-    assert [(row["name"], row["status"]) for row in first["rows"]] == [
-        ("a.nii.gz", "done"),
-        ("damaged.nrrd", "failed"),
-        ("größer/b.nrrd", "done"),
-    ]
-    assert first["rows"][0]["report"]["diameters_mm"]["transverse"] > 0
-    assert (first["rows"][1]["mask"], first["rows"][1]["report"]) == (None, None)
-    run_batch(segmenter, [scans], output, BatchOptions())
-    second = json.loads((output / REPORTS_NAME).read_text("utf-8"))
-    assert second["counts"] == {"done": 0, "empty": 0, "skipped": 2, "failed": 1}
-    # All but the time of writing, which a report on the disk cannot have.
-    del first["rows"][0]["report"]["seconds"]["write"]
-    assert second["rows"][0]["report"] == first["rows"][0]["report"]
-
-
-def test_batches_in_one_folder_keep_each_others_rows(segmenter, scans, tmp_path):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    first = table(output)
-    rows = run_batch(segmenter, [scans / "größer"], output, BatchOptions())
-    # What a batch returns is its own.
-    assert [row.name for row in rows] == ["b.nrrd"]
-    assert table(output)[0] == first[0]
-    content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
-    assert [Path(row["scan"]).name for row in content["rows"]] == ["a.nii.gz", "b.nrrd"]
-    assert (content["total"], content["counts"]["done"]) == (2, 2)
-    # The folder has moved, with its masks.
-    moved = output.rename(tmp_path / "moved")
-    run_batch(segmenter, [scans / "größer"], moved, BatchOptions())
-    assert [Path(row["mask"]) for row in table(moved)] == [moved / "a_prostate.nii.gz", moved / "b_prostate.nii.gz"]
-    # A scan has moved, and is the same one.
-    (scans / "größer").rename(scans / "greater")
-    run_batch(segmenter, [scans / "greater"], moved, BatchOptions())
-    assert [Path(row["scan"]).parent.name for row in table(moved)] == ["scans", "greater"]
-    # What a row tells of has gone.
-    (moved / "a_prostate.nii.gz").unlink()
-    run_batch(segmenter, [scans / "greater"], moved, BatchOptions())
-    assert [Path(row["scan"]).name for row in table(moved)] == ["b.nrrd"]
-
-
-def test_what_cannot_be_read_of_earlier_rows_costs_no_other_row(segmenter, scans, tmp_path):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans], output, BatchOptions())
-    content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
-    del content["rows"][0]["report"]["version"]
-    # A name that is too long for any file.
-    content["rows"][1]["scan"] = f"/{'x' * 300}"
-    (output / REPORTS_NAME).write_text(json.dumps(content), "utf-8")
-    (scans / "c.nrrd").write_bytes((scans / "größer" / "b.nrrd").read_bytes())
-    run_batch(segmenter, [scans / "c.nrrd"], output, BatchOptions())
-    assert [Path(row["scan"]).name for row in table(output)] == ["b.nrrd", "c.nrrd"]
-
-
 def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, monkeypatch):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(threshold=0.3))
@@ -420,20 +219,6 @@ def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, mo
     assert row.status == "failed"
     # The mask before is still there, and so is what was said of it.
     assert (output / "a_prostate.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("rows", ["", "[]", "5", '[{"scan": "a"}]', '[{"status": "odd"}]'])
-def test_rows_that_an_other_version_wrote_are_passed_over(segmenter, scans, tmp_path, rows):
-    output = tmp_path / "masks"
-    output.mkdir()
-    (output / REPORTS_NAME).write_text(f'{{"program": "vnet-segmentation", "rows": {rows}}}')
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    assert len(table(output)) == 1
-
-
-def test_the_table_says_how_sure_a_mask_is_in_a_word(segmenter, scans, tmp_path):
-    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
-    assert table(tmp_path / "masks")[0]["confidence_level"] == row.report["confidence"]["level"] != ""
 
 
 def test_a_bug_at_one_scan_is_its_row_and_its_traceback_is_logged(segmenter, scans, tmp_path, monkeypatch, caplog):
@@ -451,9 +236,6 @@ def test_a_bug_at_one_scan_is_its_row_and_its_traceback_is_logged(segmenter, sca
     assert [row.status for row in rows] == ["failed", "failed", "done"]
     assert rows[0].message.startswith("An unexpected error: ValueError: shapes differ.")
     assert [record.exc_info[0] for record in caplog.records] == [ValueError]
-
-
-# Reading, computing and writing at the same time, and how that ends.
 
 
 @pytest.fixture
@@ -529,7 +311,7 @@ def test_no_more_than_one_scan_is_read_ahead(segmenter, four_scans, tmp_path, mo
 
 @pytest.mark.parametrize("error", [Cancelled(), BrokenPipeError(), UserError("from the caller"), KeyboardInterrupt()])
 def test_what_progress_raises_ends_the_batch_after_the_scan_that_is_written(
-    segmenter, four_scans, tmp_path, monkeypatch, error
+    segmenter, four_scans, tmp_path, monkeypatch, error, table
 ):
     output = tmp_path / "masks"
     stopping = threading.Event()
@@ -559,7 +341,7 @@ def test_what_progress_raises_ends_the_batch_after_the_scan_that_is_written(
     assert [row.status for row in rows] == ["skipped", "done", "done", "done"]
 
 
-def test_what_report_raises_ends_the_batch_and_loses_no_computed_scan(segmenter, four_scans, tmp_path):
+def test_what_report_raises_ends_the_batch_and_loses_no_computed_scan(segmenter, four_scans, tmp_path, table):
     output = tmp_path / "masks"
 
     def report(number, total, row):

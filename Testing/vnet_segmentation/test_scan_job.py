@@ -8,15 +8,8 @@ import os
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.scan_job import Outputs, segment_file
-from vnet_segmentation.segmenter import Segmenter
-
-
-@pytest.fixture
-def segmenter(tiny_model, sees_bright):
-    return Segmenter(tiny_model, choose_device("cpu", "float32"))
 
 
 @pytest.fixture

@@ -22,11 +22,6 @@ from vnet_segmentation.scans import read_scan
 from vnet_segmentation.segmenter import Segmenter
 
 
-@pytest.fixture
-def segmenter(tiny_model, sees_bright):
-    return Segmenter(tiny_model, choose_device("cpu", "float32"))
-
-
 @pytest.fixture(scope="module")
 def real_segmenter():
     return Segmenter(find_model(None), choose_device("cpu"))

@@ -1,0 +1,39 @@
+"""Reading a result, and adjusting it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def test_the_mask_follows_threshold_and_smoothing_without_a_new_run(segmented, desktop):
+    before = segmented.voxels().copy()
+    segmented.ui.thresholdSlider.value = 0.2
+    desktop.wait_until(lambda: np.count_nonzero(segmented.voxels()) > np.count_nonzero(before))
+    assert (segmented.voxels()[before != 0] != 0).all()
+    lower = segmented.ui.volumeLabel.text
+    segmented.ui.thresholdSlider.value = 0.5
+    desktop.wait_until(lambda: np.array_equal(segmented.voxels(), before))
+    assert segmented.ui.volumeLabel.text != lower
+    segmented.ui.smoothCheckBox.checked = True
+    desktop.wait_until(lambda: not np.array_equal(segmented.voxels(), before))
+    assert segmented.ui.thresholdSlider.enabled
+    assert segmented.segment_ids == ["Prostate"]
+
+
+def test_psa_density(segmented):
+    assert segmented.ui.psaDensityLabel.text == ""
+    segmented.ui.psaSpinBox.value = 6.5
+    volume_ml = np.count_nonzero(segmented.voxels()) * 3.3 / 1000
+    assert f"{6.5 / volume_ml:.2f}" in segmented.ui.psaDensityLabel.text
+
+
+def test_the_figures_can_be_copied(segmented, desktop):
+    import qt
+
+    segmented.ui.psaSpinBox.value = 6.5
+    desktop.click(segmented.ui.copyReportButton)
+    text = qt.QApplication.clipboard().text()
+    assert segmented.ui.volumeLabel.text in text
+    assert "PSA 6.5 ng/ml" in text
+    assert "Confidence" in text
+    assert "not for clinical use" in text

@@ -1,0 +1,80 @@
+"""Saving a mask, and keeping it as a training case."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz", ".nrrd"])
+def test_a_corrected_mask_opens_again_exactly_as_saved(panel, add_scan, desktop, tmp_path, suffix):
+    import slicer
+
+    panel.segment(add_scan("Case1", folder=tmp_path))
+    corrected = panel.paint()
+    assert panel.ui.saveFolderPath.currentPath == str(tmp_path)
+    panel.ui.saveFormatComboBox.currentText = suffix
+    desktop.click(panel.ui.saveMaskButton)
+    path = tmp_path / f"Case1_prostate{suffix}"
+    assert path.is_file(), panel.ui.saveStatusLabel.text
+    assert str(path) in panel.ui.saveStatusLabel.text
+    volume = panel.ui.inputVolumeSelector.currentNode()
+    again = slicer.util.loadSegmentation(str(path))
+    (segment_id,) = again.GetSegmentation().GetSegmentIDs()
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(again, segment_id, volume), corrected)
+    # It can be chosen, corrected further and saved again.
+    panel.ui.outputSegmentationSelector.setCurrentNode(again)
+    assert panel.ui.saveCollapsibleButton.enabled
+    assert panel.ui.segmentEditorWidget.currentSegmentID() == segment_id
+
+
+def test_a_file_is_never_replaced_without_asking(panel, add_scan, desktop, tmp_path):
+    panel.segment(add_scan("Case1", folder=tmp_path))
+    panel.ui.saveFormatComboBox.currentText = ".nrrd"
+    path = tmp_path / "Case1_prostate.nrrd"
+    path.write_text("a colleague's work")
+    desktop.answers["confirmYesNoDisplay"] = False
+    desktop.click(panel.ui.saveMaskButton)
+    assert path.read_text() == "a colleague's work"
+    assert desktop.dialogs[0][0] == "confirmYesNoDisplay"
+    desktop.answers["confirmYesNoDisplay"] = True
+    desktop.click(panel.ui.saveMaskButton)
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).any()
+
+
+def test_the_scan_itself_is_never_replaced(panel, add_scan, desktop, tmp_path):
+    panel.segment(add_scan("Case1", folder=tmp_path))
+    before = (tmp_path / "Case1.nrrd").read_bytes()
+    panel.ui.saveNameEdit.text = "{scan}"
+    panel.ui.saveFormatComboBox.currentText = ".nrrd"
+    desktop.click(panel.ui.saveMaskButton)
+    assert "the scan itself" in panel.ui.saveStatusLabel.text
+    assert (tmp_path / "Case1.nrrd").read_bytes() == before
+
+
+def test_a_volume_without_a_file_asks_for_a_folder(segmented, desktop):
+    assert segmented.ui.saveFolderPath.currentPath == ""
+    desktop.click(segmented.ui.saveMaskButton)
+    assert "folder" in segmented.ui.saveStatusLabel.text
+    assert desktop.dialogs == [("errorDisplay", segmented.ui.saveStatusLabel.text)]
+
+
+def test_a_corrected_case_becomes_a_training_case(segmented, desktop, tmp_path, phantom):
+    from vnet_segmentation.dataset import check_cases, find_cases
+
+    segmented.ui.trainingFolderPath.currentPath = ""
+    desktop.click(segmented.ui.addToTrainingButton)
+    assert "folder" in segmented.ui.saveStatusLabel.text
+    corrected = segmented.paint()
+    segmented.ui.trainingFolderPath.currentPath = str(tmp_path / "cases")
+    desktop.click(segmented.ui.addToTrainingButton)
+    (case,) = find_cases(tmp_path / "cases")
+    assert check_cases([case]) == []
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.mask))), corrected)
+    scan = sitk.ReadImage(str(case.image))
+    np.testing.assert_allclose(scan.GetOrigin(), phantom[0].GetOrigin(), atol=1e-6)
+    assert "t2_tse_tra" not in case.name
+    desktop.click(segmented.ui.addToTrainingButton)
+    assert "replaced" in segmented.ui.saveStatusLabel.text
+    assert len(find_cases(tmp_path / "cases")) == 1

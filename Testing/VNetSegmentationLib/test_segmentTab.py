@@ -1,0 +1,236 @@
+"""From the volume to the mask, and what may go wrong on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from desktop.panel_user import PanelUser, overlap
+
+
+def test_two_clicks_from_a_loaded_volume_to_a_result(desktop, add_scan, phantom):
+    """The first click is on the module: the newest MR volume is chosen then."""
+    add_scan("3 t2_tse_tra")
+    newest = add_scan("5 t2_tse_tra")
+    panel = PanelUser(desktop)
+    assert panel.ui.inputVolumeSelector.currentNode() is newest
+    panel.segment()
+    assert panel.segment_ids == ["Prostate"]
+    assert overlap(panel.voxels(), sitk.GetArrayFromImage(phantom[1])) > 0.75
+    assert panel.ui.volumeLabel.text == f"{np.count_nonzero(panel.voxels()) * 3.3 / 1000:.1f} ml"
+    assert panel.ui.confidenceLabel.text.split()[0] in ("high", "medium", "low")
+    assert " s on cpu" in panel.ui.runLabel.text
+    assert panel.segmentation.GetDisplayNode().GetSegmentVisibility("Prostate")
+    assert panel.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+
+
+def test_the_first_volume_that_is_loaded_into_an_open_panel_is_chosen_and_later_ones_are_not(panel, add_scan, desktop):
+    first = add_scan("first")
+    desktop.wait_until(lambda: panel.ui.inputVolumeSelector.currentNode() is first)
+    assert panel.ui.segmentButton.enabled
+    add_scan("second")
+    desktop.run_for(0.3)
+    assert panel.ui.inputVolumeSelector.currentNode() is first
+
+
+def test_a_second_click_finds_worker_and_model_warm(panel, add_scan):
+    panel.segment(add_scan())
+    pid, said = panel.widget.logic.client.pid, []
+    original = panel.widget.panel._segmentTab._showProgress
+    panel.widget.panel._segmentTab._showProgress = lambda f, s: (said.append(s), original(f, s))
+    panel.segment()
+    assert panel.widget.logic.client.pid == pid
+    assert said
+    assert "Loading the model" not in said
+    assert panel.segment_ids == ["Prostate"]
+
+
+def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
+    first = segmented.segmentation
+    segmented.choose(add_scan("another"))
+    assert segmented.segmentation is None
+    assert not segmented.ui.resultCollapsibleButton.enabled
+    segmented.segment()
+    assert segmented.segmentation is not first
+    assert first.GetSegmentation().GetNumberOfSegments() == 1
+    # Back to the first one: its mask is shown again.
+    segmented.choose(first.GetNodeReference("referenceImageGeometryRef"))
+    assert segmented.segmentation is first
+    assert segmented.ui.resultCollapsibleButton.enabled
+
+
+def test_volumes_of_one_name_are_kept_apart(panel, add_scan):
+    first, second = add_scan("scan"), add_scan("scan")
+    panel.segment(first)
+    one = panel.segmentation
+    panel.segment(second)
+    role = "referenceImageGeometryRef"
+    assert one.GetNodeReference(role) is first
+    assert panel.segmentation.GetNodeReference(role) is second
+
+
+def test_a_volume_under_a_transform_gets_its_mask_there(panel, add_scan, add_transform, phantom):
+    volume = add_scan()
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    panel.segment(volume)
+    assert panel.segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
+    assert overlap(panel.voxels(), sitk.GetArrayFromImage(phantom[1])) > 0.75
+
+
+def test_the_probability_volume_is_kept_on_request_and_not_taken_for_a_scan(panel, add_scan):
+    import slicer
+
+    panel.ui.keepProbabilityCheckBox.checked = True
+    volume = add_scan()
+    panel.segment(volume)
+    (probability,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n is not volume]
+    array = slicer.util.arrayFromVolume(probability)
+    # The mask is the largest part of what reaches the threshold.
+    assert (array[panel.voxels() != 0] >= 0.5).all()
+    assert 0 <= array.min() <= array.max() <= 1
+    panel.widget.exit()
+    panel.widget.enter()
+    assert panel.ui.inputVolumeSelector.currentNode() is volume
+
+
+def test_the_users_segments_stay_and_the_mask_goes_where_they_are(panel, add_scan):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import addSegmentation
+
+    volume = add_scan()
+    segmentation = addSegmentation(volume)
+    lesion = segmentation.GetSegmentation().AddEmptySegment("Lesion", "Lesion")
+    voxels = np.zeros((24, 128, 128), np.uint8)
+    voxels[10:14, 55:75, 55:75] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, segmentation, lesion, volume)
+    panel.choose(volume)
+    panel.ui.outputSegmentationSelector.setCurrentNode(segmentation)
+    panel.segment()
+    assert panel.segmentation is segmentation
+    assert panel.segment_ids == ["Lesion", "Prostate"]
+    np.testing.assert_array_equal(panel.voxels("Lesion"), voxels)
+
+
+def test_what_the_worker_refuses_is_a_sentence(panel, desktop):
+    import slicer
+
+    flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "flat")
+    slicer.util.updateVolumeFromArray(flat, np.zeros((10, 40, 40), np.int16))
+    panel.segment(flat)
+    assert "flat" in panel.ui.statusLabel.text
+    assert panel.segmentation is None
+    assert panel.ui.segmentButton.enabled
+    assert desktop.dialogs == []
+
+
+def test_a_sheared_volume_is_a_sentence(panel, add_scan):
+    import vtk
+
+    volume = add_scan()
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    matrix.SetElement(0, 2, matrix.GetElement(0, 2) + 2.0)  # slices that are shifted against each other
+    volume.SetIJKToRASMatrix(matrix)
+    panel.segment(volume)
+    assert "direction" in panel.ui.statusLabel.text.lower()
+    assert panel.segmentation is None
+    assert panel.ui.segmentButton.enabled
+
+
+def test_different_transforms_disable_the_button_and_say_why(segmented, add_transform):
+    segmented.ui.inputVolumeSelector.currentNode().SetAndObserveTransformNodeID(add_transform(10).GetID())
+    segmented.widget.panel._update()
+    assert not segmented.ui.segmentButton.enabled
+    assert "different transforms" in segmented.ui.statusLabel.text
+
+
+def test_the_sample_scan_is_the_mr_of_slicers_sample(panel, add_scan, desktop, monkeypatch):
+    import sys
+    import types
+
+    loaded = []
+
+    def download(name):
+        assert name == "MRUSProstate"
+        loaded.extend([add_scan("USProstate"), add_scan("MRProstate")])
+        return loaded
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=download))
+    desktop.click(panel.ui.sampleDataButton)
+    assert panel.ui.inputVolumeSelector.currentNode() is loaded[1]
+
+
+def test_a_sample_that_cannot_be_had_is_a_sentence(panel, desktop, monkeypatch):
+    import sys
+    import types
+
+    def download(name):
+        raise RuntimeError("no connection")
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=download))
+    desktop.click(panel.ui.sampleDataButton)
+    ((kind, text),) = desktop.dialogs
+    assert kind == "errorDisplay"
+    assert "no connection" in text
+
+
+def test_cancel_changes_nothing_and_leaves_the_worker_warm(panel, add_scan, desktop):
+    volume = add_scan()
+    panel.segment(volume)
+    mask, pid = panel.voxels().copy(), panel.widget.logic.client.pid
+    panel.start()
+    desktop.click(panel.ui.cancelButton)
+    desktop.wait_until(lambda: panel.idle)
+    assert "Stopped" in panel.ui.statusLabel.text
+    np.testing.assert_array_equal(panel.voxels(), mask)
+    panel.segment()
+    assert panel.widget.logic.client.pid == pid
+
+
+def test_a_scene_that_is_closed_midway_takes_the_result_with_it(panel, add_scan, desktop):
+    import slicer
+
+    panel.choose(add_scan())
+    panel.start()
+    slicer.mrmlScene.Clear(0)
+    desktop.wait_until(lambda: panel.idle)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+    assert panel.ui.inputVolumeSelector.currentNode() is None
+    # The panel lives on in the new scene.
+    panel.segment(add_scan("next"))
+    assert panel.segment_ids == ["Prostate"]
+
+
+def test_a_result_that_cannot_be_shown_is_a_sentence_and_the_next_click_works(panel, add_scan, monkeypatch):
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    def fail(*_):
+        raise RuntimeError("Importing of segment failed.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ProstateSegment, "write", fail)
+        panel.segment(add_scan())
+    assert "Importing of segment failed" in panel.ui.statusLabel.text
+    panel.segment()
+    assert panel.ui.statusLabel.text.startswith("Done")
+
+
+def test_a_volume_that_is_deleted_midway_is_a_sentence(panel, add_scan, desktop):
+    import slicer
+
+    volume = add_scan()
+    panel.choose(volume)
+    panel.start()
+    slicer.mrmlScene.RemoveNode(volume)
+    desktop.wait_until(lambda: panel.idle)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def test_leaving_the_module_midway_does_no_harm(panel, add_scan, desktop):
+    panel.choose(add_scan())
+    panel.start()
+    panel.widget.exit()
+    desktop.wait_until(lambda: panel.idle)
+    panel.widget.enter()
+    assert panel.segment_ids == ["Prostate"]
+    assert panel.ui.resultCollapsibleButton.enabled
