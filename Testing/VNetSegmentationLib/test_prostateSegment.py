@@ -85,10 +85,11 @@ def test_a_result_goes_under_the_volumes_transform_and_stays_exact(add_volume, a
 
 
 def test_different_transforms_are_refused_before_voxels_are_lost(add_volume, add_transform):
-    from VNetSegmentationLib.prostateSegment import addSegmentation, segmentationProblem
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation, segmentationProblem
 
     volume = add_volume()
     segmentation = addSegmentation(volume)
+    ProstateSegment.prepare(segmentation, volume)
     assert segmentationProblem(segmentation, volume) is None
     assert segmentationProblem(None, volume) is None
     volume.SetAndObserveTransformNodeID(add_transform(25).GetID())
@@ -274,3 +275,61 @@ def test_reading_and_writing_leave_no_nodes_behind(written, as_image, ball):
         segment.write(as_image(ball(radius=radius), volume))
         segment.read()
     assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+def test_contours_of_a_treatment_plan_are_read_and_stay_as_they_are(add_volume, ball, as_image):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation, segmentationProblem
+
+    volume = add_volume(spacing_mm=(1.0, 1.0, 1.0))
+    drawn = addSegmentation(volume)
+    segment = ProstateSegment.prepare(drawn, volume)
+    segment.write(as_image(ball(), volume))
+    drawn.CreateClosedSurfaceRepresentation()
+    drawn.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    drawn.RemoveBinaryLabelmapRepresentation()
+    assert "surfaces" in segmentationProblem(drawn, volume)
+    assert segment.problem() is None
+    read = sitk.GetArrayFromImage(segment.read())
+    assert 2 * (read & ball()).sum() / (read.sum() + ball().sum()) > 0.9
+    assert not drawn.GetSegmentation().ContainsRepresentation("Binary labelmap")
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [drawn]
+
+
+def test_a_result_is_in_the_study_of_its_scan(add_volume, request):
+    import slicer
+    import vtk
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "a study")
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def list_node(scene, event, node):
+        # Slicer's plugins for the hierarchy do so.
+        if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLSegmentationNode"):
+            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    tag = slicer.mrmlScene.AddObserver(slicer.mrmlScene.NodeAddedEvent, list_node)
+    request.addfinalizer(lambda: slicer.mrmlScene.RemoveObserver(tag))
+    volume = add_volume()
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
+    created = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    ProstateSegment.prepare(created, volume)
+    for node in (addSegmentation(volume), created):
+        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+
+
+def test_a_second_prostate_can_be_told_from_the_first(written, ball):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    volume, segmentation, segment = written
+    slicer.util.updateSegmentBinaryLabelmapFromArray(ball(radius=2), segmentation, segment.segmentId, volume)
+    second = ProstateSegment.prepare(segmentation, volume)
+    first, other = (segmentation.GetSegmentation().GetSegment(s.segmentId) for s in (segment, second))
+    assert other.GetName() == "Prostate 2"
+    assert first.GetColor() != other.GetColor()

@@ -37,3 +37,30 @@ def test_the_figures_can_be_copied(segmented, desktop):
     assert "PSA 6.5 ng/ml" in text
     assert "Confidence" in text
     assert "not for clinical use" in text
+
+
+def test_what_another_module_changes_is_measured_when_the_panel_is_opened_again(segmented, desktop, monkeypatch):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment
+
+    volume, voxels = segmented.ui.inputVolumeSelector.currentNode(), segmented.voxels().copy()
+    reads, original = [], ProstateSegment.read
+    monkeypatch.setattr(ProstateSegment, "read", lambda self: (reads.append(self), original(self))[1])
+    segmented.widget.exit()
+    voxels[2, 55:75, 55:75] = 1 - voxels[2, 55:75, 55:75]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, segmented.segmentation, "Prostate", volume)
+    desktop.run_for(0.5)
+    assert reads == []
+    segmented.widget.enter()
+    assert segmented.ui.volumeLabel.text == f"{np.count_nonzero(voxels) * 3.3 / 1000:.1f} ml"
+    assert len(reads) == 1
+
+
+def test_a_threshold_does_not_move_a_mask_under_another_transform(segmented, add_transform, desktop):
+    volume, voxels = segmented.ui.inputVolumeSelector.currentNode(), segmented.voxels().copy()
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    segmented.ui.thresholdSlider.value = 0.2
+    desktop.run_for(0.2)
+    volume.SetAndObserveTransformNodeID(None)
+    np.testing.assert_array_equal(segmented.voxels(), voxels)

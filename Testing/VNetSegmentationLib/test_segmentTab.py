@@ -234,3 +234,57 @@ def test_leaving_the_module_midway_does_no_harm(panel, add_scan, desktop):
     panel.widget.enter()
     assert panel.segment_ids == ["Prostate"]
     assert panel.ui.resultCollapsibleButton.enabled
+
+
+def test_a_result_never_gets_onto_the_scan_of_another_patient(panel, add_scan, desktop):
+    """After a scene was closed, its successor's nodes have the same IDs."""
+    import slicer
+
+    first = add_scan("patient A")
+    first_id = first.GetID()
+    panel.choose(first)
+    panel.start()
+    slicer.mrmlScene.Clear(0)
+    second = add_scan("patient B")
+    assert second.GetID() == first_id
+    desktop.wait_until(lambda: panel.idle)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def test_a_transform_that_comes_midway_is_a_sentence(panel, add_scan, add_transform, desktop):
+    volume = add_scan()
+    panel.segment(volume)
+    mask = panel.voxels().copy()
+    panel.start()
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    desktop.wait_until(lambda: panel.idle)
+    assert "different transforms" in panel.ui.statusLabel.text
+    volume.SetAndObserveTransformNodeID(None)
+    np.testing.assert_array_equal(panel.voxels(), mask)
+
+
+def test_a_segmentation_that_was_just_created_goes_to_the_transformed_scan(panel, add_scan, add_transform):
+    import slicer
+
+    volume = add_scan()
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    panel.choose(volume)
+    created = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
+    panel.ui.outputSegmentationSelector.setCurrentNode(created)
+    panel.segment()
+    assert panel.segmentation is created
+    assert created.GetTransformNodeID() == volume.GetTransformNodeID()
+    assert panel.voxels().any()
+
+
+def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeypatch):
+    """Slicer returns what it could download, which may be nothing."""
+    import sys
+    import types
+
+    for got in ([], [add_scan("USProstate")]):
+        before = panel.ui.inputVolumeSelector.currentNode()
+        monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=lambda name, got=got: got))
+        desktop.click(panel.ui.sampleDataButton)
+        assert "No internet" in desktop.dialogs[-1][1]
+        assert panel.ui.inputVolumeSelector.currentNode() is before

@@ -127,3 +127,15 @@ def _ijk_to_ras(volume):
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return matrix
+
+
+def test_a_volume_of_dicom_slices_has_no_file(add_volume, tmp_path):
+    """Some of Slicer's readers name the first slice as its file."""
+    from VNetSegmentationLib.volumeNodes import scanFile
+
+    volume = add_volume()
+    volume.AddDefaultStorageNode()
+    for name, is_scan in (("000000.dcm", False), ("scan.nii.gz", True), ("SCAN.NRRD", True)):
+        (tmp_path / name).touch()
+        volume.GetStorageNode().SetFileName(str(tmp_path / name))
+        assert scanFile(volume) == (tmp_path / name if is_scan else None)

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 
 from vnet_segmentation.metrics import compare
 from VNetSegmentationLib import reportText
-from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
+from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentChoice import SegmentChoice
 from VNetSegmentationLib.wrappedText import showWrapped
 
@@ -38,12 +38,11 @@ class CompareSection:
     def _compare(self) -> None:
         if not self._segment.exists:
             return
-        volume = self._segment.volumeNode
-        problem = segmentationProblem(self._reference, volume)
+        reference = ProstateSegment(self._reference, self._choice.segmentId, self._segment.volumeNode)
+        problem = self._segment.problem() or reference.problem()
         if problem:
             showWrapped(self._ui.comparisonLabel, problem)
             return
-        reference = ProstateSegment(self._reference, self._choice.segmentId, volume)
         with slicer.util.tryWithErrorDisplay(_("The masks could not be compared."), waitCursor=True):
             text = reportText.comparisonText(compare(self._segment.read(), reference.read()))
             showWrapped(self._ui.comparisonLabel, text)

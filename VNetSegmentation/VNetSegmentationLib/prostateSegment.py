@@ -12,7 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 
 import vnet_segmentation
-from VNetSegmentationLib.volumeNodes import placeOnGrid
+from VNetSegmentationLib.volumeNodes import placeOnGrid, putBeside
 
 AUTOMATIC_TAG = "VNetSegmentation.Automatic"
 """Segment tag: a checksum of the mask as the module wrote it, by which later edits are noticed, after a scene was saved
@@ -24,21 +24,27 @@ MODEL_TAG = "VNetSegmentation.Model"
 _PRESET = Path(vnet_segmentation.__file__).parent / "presets" / "prostate_segment.json"
 
 
+def readingProblem(segmentationNode, volumeNode) -> str | None:
+    """Why the masks of this segmentation cannot be read on this volume's grid, in a sentence; None if they can."""
+    if segmentationNode.GetTransformNodeID() != volumeNode.GetTransformNodeID():
+        # Between two transforms voxels would be resampled, and lost.
+        return _("Volume and segmentation are under different transforms. Put both under the same one.")
+    return None
+
+
 def segmentationProblem(segmentationNode, volumeNode) -> str | None:
     """Why a mask of this volume cannot go into this segmentation, in a sentence; None if it can."""
     if segmentationNode is None or volumeNode is None:
         return None
-    if segmentationNode.GetTransformNodeID() != volumeNode.GetTransformNodeID():
-        # Between two transforms voxels would be resampled, and lost.
-        return _(
-            "Volume and segmentation are under different transforms. Put both under the same one, or choose a new "
-            "segmentation."
-        )
     segmentation = segmentationNode.GetSegmentation()
-    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _LABELMAP:
+    if segmentation.GetNumberOfSegments() == 0:
+        # It is taken to the volume, see `ProstateSegment.prepare`.
+        return None
+    problem = readingProblem(segmentationNode, volumeNode)
+    if problem is None and segmentation.GetSourceRepresentationName() != _LABELMAP:
         # Slicer would turn the user's surfaces into voxels to take a mask in.
-        return _("The segments of this segmentation are surfaces. Choose a new segmentation.")
-    return None
+        problem = _("The segments of this segmentation are surfaces. Choose a new segmentation.")
+    return problem
 
 
 class ProstateSegment:
@@ -96,12 +102,15 @@ class ProstateSegment:
         segmentation = segmentationNode.GetSegmentation()
         if segmentation.GetNumberOfSegments() == 0:
             segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+            putBeside(segmentationNode, volumeNode)
         segmentId = segmentation.GenerateUniqueSegmentID(preset["id"])
         names = {segmentation.GetNthSegment(i).GetName() for i in range(segmentation.GetNumberOfSegments())}
         name, number = preset["name"], 2
+        colour = [channel / 255 for channel in preset["color_rgb"]]
         while name in names:
             name, number = f"{preset['name']} {number}", number + 1
-        colour = [channel / 255 for channel in preset["color_rgb"]]
+            # Both are shown, over each other.
+            colour = [colour[2], colour[0], colour[1]]
         segmentId = segmentation.AddEmptySegment(segmentId, name, colour)
         segment = segmentation.GetSegment(segmentId)
         segment.SetTerminology(preset["terminology"])
@@ -138,6 +147,12 @@ class ProstateSegment:
     def name(self) -> str:
         return self._segment().GetName()
 
+    def problem(self) -> str | None:
+        """Why the mask cannot be read, in a sentence; None if it can."""
+        if not self.exists:
+            return _("The mask or its scan is not in the scene any more.")
+        return readingProblem(self.segmentationNode, self.volumeNode)
+
     def read(self) -> sitk.Image:
         """The mask, uint8 of 0 and 1, on the volume's grid as `volumeNodes.imageFromVolume` has it."""
         mask = sitk.GetImageFromArray(self._voxels())
@@ -162,9 +177,14 @@ class ProstateSegment:
         if model is not None:
             self._segment().SetTag(MODEL_TAG, model)
 
-    def isEdited(self) -> bool:
-        """Whether the mask differs from the one that the module wrote."""
-        return _tag(self._segment(), AUTOMATIC_TAG) not in ("", _checksum(self._voxels()))
+    def isEdited(self, mask: sitk.Image | None = None) -> bool:
+        """Whether the mask differs from the one that the module wrote.
+
+        Args:
+            mask: as `read` has just returned it, which takes Slicer a third of a second for a large scan.
+        """
+        voxels = self._voxels() if mask is None else sitk.GetArrayViewFromImage(mask)
+        return _tag(self._segment(), AUTOMATIC_TAG) not in ("", _checksum(voxels))
 
     def show(self, in3D: bool) -> None:
         """Makes the segment visible in slices, and in 3D or not, and brings the slice views to its middle."""
@@ -200,8 +220,8 @@ class ProstateSegment:
 
     def _voxels(self) -> np.ndarray:
         """(k, j, i), uint8."""
-        with _noLeftovers():
-            array = slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentationNode, self.segmentId, self.volumeNode)
+        with _noLeftovers(), _asLabelmap(self.segmentationNode, self.segmentId) as node:
+            array = slicer.util.arrayFromSegmentBinaryLabelmap(node, self.segmentId, self.volumeNode)
         return (array != 0).astype(np.uint8)
 
 
@@ -213,11 +233,30 @@ def addSegmentation(volumeNode):
     )
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    putBeside(node, volumeNode)
     return node
 
 
 _LABELMAP, _SURFACE = "Binary labelmap", "Closed surface"
+
+
+@contextmanager
+def _asLabelmap(segmentationNode, segmentId: str):
+    """The segmentation, or where it is drawn otherwise, as contours of a treatment plan are, a copy of the segment for
+    the time being: reading would leave label maps in the user's own."""
+    segmentation = segmentationNode.GetSegmentation()
+    if segmentation.GetSourceRepresentationName() == _LABELMAP:
+        yield segmentationNode
+        return
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    try:
+        copy.SetHideFromEditors(True)
+        copy.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
+        copy.GetSegmentation().SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
+        copy.GetSegmentation().CopySegmentFromSegmentation(segmentation, segmentId)
+        yield copy
+    finally:
+        slicer.mrmlScene.RemoveNode(copy)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class ResultSection:
         self._measurements = None
         self._edited = False
         self._written = None  # threshold and smoothing that the mask was made with
+        self._isShown = self._isOutdated = False
         self._observed = []
         self._follow = singleShotTimer(_FOLLOW_MS, self._rewrite)
         self._measure = singleShotTimer(_MEASURE_MS, self._readSegment)
@@ -61,12 +62,22 @@ class ResultSection:
             # Strokes come as the first of these, undo as the second.
             events = slicer.vtkSegmentation
             for event in (events.SourceRepresentationModified, events.SegmentModified, events.SegmentRemoved):
-                tag = segmentation.AddObserver(event, lambda *_arguments: startOnce(self._measure))
+                tag = segmentation.AddObserver(event, lambda *_arguments: self._onChanged())
                 self._observed.append((segmentation, tag))
 
     def close(self) -> None:
         """Stops observing and waiting."""
         self.show(None, None)
+
+    def enter(self) -> None:
+        """The panel is shown: what was changed meanwhile is measured."""
+        self._isShown = True
+        if self._isOutdated:
+            self._readSegment()
+
+    def exit(self) -> None:
+        """The panel is left: strokes of a brush in another module are not slowed down by measuring."""
+        self._isShown = False
 
     def followParameters(self) -> None:
         """Threshold, smoothing or PSA may have changed."""
@@ -78,21 +89,28 @@ class ResultSection:
         return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
 
     def _rewrite(self) -> None:
-        if self._result is not None and self._segment.exists:
+        if self._result is not None and self._segment.problem() is None:
             self._written = self._wish()
             self._result.writeMask(*self._written)
             self._readSegment()
 
     def _discardCorrections(self) -> None:
-        if self._segment.exists:
+        if self._segment.problem() is None:
             self._remember(self._segment)
             self._rewrite()
 
+    def _onChanged(self) -> None:
+        self._isOutdated = True
+        if self._isShown:
+            startOnce(self._measure)
+
     def _readSegment(self) -> None:
         self._measure.stop()
-        there = self._segment is not None and self._segment.exists
-        self._measurements = measure(self._segment.read()) if there else None
-        self._edited = there and self._segment.isEdited()
+        self._isOutdated = False
+        known = self._segment is not None and self._segment.problem() is None
+        mask = self._segment.read() if known else None
+        self._measurements = measure(mask) if known else None
+        self._edited = known and self._segment.isEdited(mask)
         self._showTexts()
 
     def _showTexts(self) -> None:

@@ -58,6 +58,7 @@ class SegmentTab:
     def enter(self) -> None:
         """The panel is shown."""
         self._correct.enter()
+        self._resultSection.enter()
         self._preselectVolume()
 
     def nodeAdded(self) -> None:
@@ -65,9 +66,16 @@ class SegmentTab:
         if self._parameters is not None and self._parameters.inputVolume is None:
             startOnce(self._firstVolume)
 
+    def choose(self, volume, segmentation) -> None:
+        """Takes a scan, and its mask or None, that were loaded elsewhere in the panel."""
+        if self._parameters is not None and self._run is None:
+            self._parameters.inputVolume = volume
+            self._parameters.outputSegmentation = segmentation
+
     def exit(self) -> None:
         """The panel is left; a run goes on."""
         self._correct.exit()
+        self._resultSection.exit()
 
     def cleanup(self) -> None:
         """The module is unloaded, or Slicer ends."""
@@ -207,7 +215,9 @@ class SegmentTab:
         if self._parameters is None:
             return
         volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
-        if volume is not None and self._shown[0] not in (None, volume.GetID()):
+        isAnother = volume is not None and self._shown[0] not in (None, volume.GetID())
+        isFirst = volume is not None and self._shown[0] is None and segmentation is None
+        if isAnother or isFirst:
             # Another scan: not into the segmentation of the one before.
             segmentation = _segmentationOf(volume)
             # No segment has an empty ID: whatever is there is shown, though this calls us again.
@@ -257,6 +267,8 @@ class SegmentTab:
         segment = self._parameters and self._segment(self._parameters.outputSegmentation, self._parameters.inputVolume)
         if segment:
             segment.showIn3D(wanted)
+            if wanted and slicer.app.layoutManager() is not None:
+                slicer.util.resetThreeDViews()
 
     def _preselectVolume(self) -> None:
         """The newest scan, unless it was there already when the panel was last shown and another one is chosen."""
@@ -276,9 +288,11 @@ class SegmentTab:
         with slicer.util.tryWithErrorDisplay(_("The sample scan could not be loaded."), waitCursor=True):
             import SampleData
 
+            # With it comes an ultrasound of the same prostate; what cannot be downloaded is left out.
             nodes = SampleData.downloadSamples("MRUSProstate")
-            # With it comes an ultrasound of the same prostate.
-            scan = next((node for node in nodes if "MR" in node.GetName()), nodes[0])
+            scan = next((node for node in nodes if "MR" in node.GetName()), None)
+            if scan is None:
+                raise RuntimeError(_("No internet, or a firewall in the way. Load a scan of your own."))
             if self._parameters is not None:
                 self._parameters.inputVolume = scan
                 slicer.util.setSliceViewerLayers(background=scan, fit=True)

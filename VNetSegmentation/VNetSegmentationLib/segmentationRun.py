@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.volume_exchange import read_exchange, write_exchange
-from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation, segmentationProblem
 from VNetSegmentationLib.segmentationResult import SegmentationResult
 from VNetSegmentationLib.volumeNodes import imageFromVolume
 from VNetSegmentationLib.workerClient import Job, WorkerClient
@@ -56,9 +56,8 @@ class SegmentationRun:
         onCancelled: Callable[[], None] = lambda: None,
     ):
         self._client = client
-        # IDs, for the scene may be closed meanwhile.
-        self._volumeId = volumeNode.GetID()
-        self._segmentationId = segmentationNode.GetID() if segmentationNode else None
+        # Not their IDs, which the nodes of another patient have after the scene was closed.
+        self._volumeNode, self._segmentationNode = volumeNode, segmentationNode
         self._threshold, self._smooth = threshold, smooth
         self._beforeWriting = beforeWriting
         self._onDone, self._onError, self._onCancelled = onDone, onError, onCancelled
@@ -98,13 +97,15 @@ class SegmentationRun:
         self._onDone(result)
 
     def _writeResult(self, answer: dict) -> SegmentationResult:
-        volumeNode = slicer.mrmlScene.GetNodeByID(self._volumeId)
-        if volumeNode is None:
+        volumeNode, segmentationNode = self._volumeNode, self._segmentationNode
+        if not slicer.mrmlScene.IsNodePresent(volumeNode):
             raise UserError(_("The volume was removed while it was segmented, so the result was dropped."))
-        probability = read_exchange(answer["probability"])
-        segmentationNode = self._segmentationId and slicer.mrmlScene.GetNodeByID(self._segmentationId)
-        if not segmentationNode:
+        if segmentationNode is None or not slicer.mrmlScene.IsNodePresent(segmentationNode):
             segmentationNode = addSegmentation(volumeNode)
+        problem = segmentationProblem(segmentationNode, volumeNode)
+        if problem:
+            raise UserError(problem)
+        probability = read_exchange(answer["probability"])
         segment = ProstateSegment.prepare(segmentationNode, volumeNode)
         self._beforeWriting(segment)
         result = SegmentationResult(segment, probability, answer["report"])

@@ -16,7 +16,7 @@ from vnet_segmentation.training_folder import add_case
 from vnet_segmentation.user_folders import training_cases_folder
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import tellError
-from VNetSegmentationLib.prostateSegment import ProstateSegment, segmentationProblem
+from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentChoice import SegmentChoice
 from VNetSegmentationLib.settings import chosen
 from VNetSegmentationLib.shownCase import ShownCase
@@ -283,10 +283,10 @@ class TrainingCases:
                 raise UserError(_("Choose the folder for the training cases."))
             if self._pairSegment.isEmpty:
                 raise UserError(_("This segmentation has no segment any more. Choose another one."))
-            problem = volumeProblem(volume) or segmentationProblem(segmentation, volume)
+            segment = ProstateSegment(segmentation, self._pairSegment.segmentId, volume)
+            problem = volumeProblem(volume) or segment.problem()
             if problem:
                 raise UserError(problem)
-            segment = ProstateSegment(segmentation, self._pairSegment.segmentId, volume)
             case = add_case(self.data, imageFromVolume(volume), segment.read())
         except UserError as error:
             showWrapped(self._ui.trainingCasesStatusLabel, str(error))

@@ -13,6 +13,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from vnet_segmentation.dicom import names_t2
+from vnet_segmentation.scans import SCAN_SUFFIXES
 
 _MADE_HERE = "VNetSegmentation.Made"
 """Node attribute of volumes that are results."""
@@ -97,7 +98,7 @@ def addProbabilityVolume(probability: sitk.Image, volumeNode):
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     node.SetIJKToRASMatrix(ijkToRas)
     slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(probability))
-    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    putBeside(node, volumeNode)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     if display:
@@ -108,12 +109,25 @@ def addProbabilityVolume(probability: sitk.Image, volumeNode):
     return node
 
 
+def putBeside(node, volumeNode) -> None:
+    """Puts what was made from a volume under its transform, and into its study in the subject hierarchy."""
+    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item, volumeItem = (hierarchy.GetItemByDataNode(each) for each in (node, volumeNode))
+    # 0 for a node that is hidden there.
+    if item and volumeItem:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volumeItem))
+
+
 def scanFile(volumeNode) -> Path | None:
     """The file that the volume came from; None if it came from DICOM slices or another source."""
     storage = volumeNode.GetStorageNode() if volumeNode is not None else None
     name = storage.GetFileName() if storage else None
+    # Of slices, of which it is one, some of Slicer's readers name the first here.
+    if not name or not name.lower().endswith(SCAN_SUFFIXES):
+        return None
     # A volume of a scene file points into a temporary folder that is gone.
-    return Path(name) if name and Path(name).is_file() else None
+    return Path(name) if Path(name).is_file() else None
 
 
 def _looksLikeT2(volumeNode) -> int:
