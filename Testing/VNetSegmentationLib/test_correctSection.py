@@ -144,3 +144,30 @@ def test_a_new_run_never_overwrites_a_correction(segmented):
     new = segmented.segmentation.GetSegmentation().GetSegment(segmented.segment_ids[1])
     assert new.GetName() == "Prostate 2"
     assert segmented.ui.segmentEditorWidget.currentSegmentID() == segmented.segment_ids[1]
+
+
+def test_keys_and_mouse_are_the_editors_only_while_it_can_be_seen(segmented):
+    from desktop.pythonqt import unwrap
+
+    ui, editor = segmented.ui, unwrap(segmented.ui.segmentEditorWidget)
+
+    def active():
+        assert editor.shortcuts_installed == editor.views_observed
+        return editor.shortcuts_installed
+
+    assert ui.correctCollapsibleButton.collapsed
+    assert not active()
+    ui.correctCollapsibleButton.collapsed = False
+    assert active()
+    editor.setActiveEffectByName("Paint")
+    ui.tabs.currentIndex = 1
+    assert not active()
+    assert editor.activeEffect() is None
+    ui.tabs.currentIndex = 0
+    assert active()
+    segmented.widget.exit()
+    assert not active()
+    segmented.widget.enter()
+    assert active()
+    ui.correctCollapsibleButton.collapsed = True
+    assert not active()

@@ -259,3 +259,21 @@ def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):
     widget.enter()
     widget.exit()
     widget.cleanup()
+
+
+def test_a_scene_that_is_read_while_another_module_is_open_keeps_its_slice_views(segmented, tmp_path):
+    import slicer
+    from desktop.pythonqt import unwrap
+
+    editor = unwrap(segmented.ui.segmentEditorWidget)
+    _save_scene(tmp_path / "scene.mrml")
+    segmented.widget.exit()
+    slicer.mrmlScene.Clear(0)
+    before = editor.view_changes
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Import()
+    assert segmented.segmentation is not None
+    assert editor.view_changes == before
+    segmented.widget.enter()
+    assert editor.segmentationNode() is segmented.segmentation
+    assert editor.currentSegmentID() == "Prostate"

@@ -166,7 +166,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def _set_value(self, value):
         # As the real one, which counts steps: 0.7 reads back as 0.7000000000000001.
         steps = round((min(max(value, self._minimum), self._maximum) - self._minimum) / self._step)
-        value = self._minimum + steps * self._step
+        value = min(self._minimum + steps * self._step, self._maximum)
         if value == self._value:
             return
         self._value = value

@@ -192,6 +192,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._order, self._all_visible = [], True
         self._selectors = {"segmentation": True, "source": True, "switch": True}
         self.shortcuts_installed = self.views_observed = self.lightboxes = False
+        self._auto_show = True
+        self.view_changes = 0
         layout = QtWidgets.QVBoxLayout(self)
         self._segments = QtWidgets.QListWidget(objectName="SegmentsTableView", maximumHeight=70)
         self._segments.currentRowChanged.connect(self._row_selected)
@@ -271,6 +273,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
             assert node is None, "need to set segment editor and segmentation nodes first"
             return
         self._node.SetAndObserveSourceVolumeNode(node)
+        self.view_changes += self._auto_show and node is not None
+
+    def setAutoShowSourceVolumeNode(self, shown):
+        """Whether a source volume appears in all slice views by itself."""
+        self._auto_show = shown
 
     def sourceVolumeNode(self):
         """The volume it is edited on."""
@@ -303,6 +310,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         if node is self._shown:
             return
         self._shown = node
+        # The real one takes label volumes out of all slice views.
+        self.view_changes += 1
         self._history.RemoveAllStates()
         self._history.SetSegmentation(node.GetSegmentation() if node is not None else None)
         if node is not None:

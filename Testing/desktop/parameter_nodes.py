@@ -124,13 +124,13 @@ def parameterNodeWrapper(cls: type) -> type:
 
     members: dict[str, Any] = {
         "__init__": initialise,
+        "allParameters": by_name,
         "__setattr__": refuse,
         "connectGui": connect_gui,
         "connectParametersToGui": connect_parameters_to_gui,
         "disconnectGui": disconnect_gui,
         "AddObserver": lambda self, *arguments: self.parameterNode.AddObserver(*arguments),
         "RemoveObserver": lambda self, *arguments: self.parameterNode.RemoveObserver(*arguments),
-        "HasObserver": lambda self, *arguments: self.parameterNode.HasObserver(*arguments),
         "Modified": lambda self: self.parameterNode.Modified(),
         "default": lambda self, name: next(p.default for p in parameters if p.name == name),
         "__doc__": cls.__doc__,

@@ -23,6 +23,7 @@ class CorrectSection:
     """Keeps the embedded editor on the segmentation and volume of the panel, and remembers states for its undo."""
 
     def __init__(self, ui):
+        self._ui = ui
         self._editor = ui.segmentEditorWidget
         self._editor.setSegmentationNodeSelectorVisible(False)
         self._editor.setSourceVolumeNodeSelectorVisible(False)
@@ -30,14 +31,26 @@ class CorrectSection:
         self._editor.setEffectNameOrder(list(_EFFECTS))
         self._editor.unorderedEffectsVisible = False
         self._editor.setMaximumNumberOfUndoStates(20)
+        # What the slice views show is the panel's choice, or the scene's. The hidden choice of a segmentation would
+        # take the first one of each scene, and the editor label volumes out of the views.
+        self._editor.setAutoShowSourceVolumeNode(False)
+        for comboBox in slicer.util.findChildren(self._editor, "SegmentationNodeComboBox"):
+            comboBox.noneEnabled = True
         self._wish = (None, None, None)
-        self._isShown = False
+        self._isShown = self._isActive = False
         _keepOtherSegments(self._useEditorNode())
         self._editor.connect("segmentationNodeChanged(vtkMRMLSegmentationNode*)", self._keepWish)
+        ui.correctCollapsibleButton.connect("contentsCollapsed(bool)", lambda isCollapsed: self._activate())
+        ui.tabs.connect("currentChanged(int)", lambda index: self._activate())
 
     def edit(self, segmentationNode, volumeNode, segmentId: str | None = None) -> None:
-        """Points the editor at a segmentation, a volume and a segment; None each for none."""
+        """Points the editor at a segmentation, a volume and a segment; None each for none.
+
+        While another module is open it waits: the editor changes what the slice views show.
+        """
         self._wish = (segmentationNode and segmentationNode.GetID(), volumeNode and volumeNode.GetID(), segmentId)
+        if segmentationNode is not None and not self._isShown:
+            return
         self._useEditorNode()
         self._editor.setSegmentationNode(segmentationNode)
         if segmentationNode is not None:
@@ -48,25 +61,40 @@ class CorrectSection:
             self._editor.setCurrentSegmentID(segmentId)
 
     def remember(self, segment: ProstateSegment) -> None:
-        """Makes the change that follows one that the editor's undo takes back."""
+        """Makes the change that follows one that the editor's undo takes back, if the panel is shown."""
         self.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
-        self._editor.saveStateForUndo()
+        if self._isShown:
+            self._editor.saveStateForUndo()
 
     def enter(self) -> None:
-        """The panel is shown: views and shortcuts are the editor's."""
+        """The panel is shown."""
         self._isShown = True
         self._useEditorNode()
+        self._fulfilWish()
         self._leaveLightboxes()
-        self._editor.setupViewObservations()
-        self._editor.installKeyboardShortcuts()
         self._editor.updateWidgetFromMRML()
+        self._activate()
 
     def exit(self) -> None:
-        """The panel is left: views and shortcuts are free again."""
+        """The panel is left."""
         self._isShown = False
-        self._editor.setActiveEffect(None)
-        self._editor.uninstallKeyboardShortcuts()
-        self._editor.removeViewObservations()
+        self._activate()
+
+    def _activate(self) -> None:
+        """Gives the editor mouse and keys while it can be seen, and only then: a digit starts an effect, and the next
+        click into a view changes the mask."""
+        ui = self._ui
+        wanted = self._isShown and ui.tabs.currentIndex == 0 and not ui.correctCollapsibleButton.collapsed
+        if wanted == self._isActive:
+            return
+        self._isActive = wanted
+        if wanted:
+            self._editor.setupViewObservations()
+            self._editor.installKeyboardShortcuts()
+        else:
+            self._editor.setActiveEffect(None)
+            self._editor.uninstallKeyboardShortcuts()
+            self._editor.removeViewObservations()
 
     def cleanup(self) -> None:
         """The panel goes, or stays hidden after a reload, where its editor must choose nothing for the next one."""
@@ -80,10 +108,13 @@ class CorrectSection:
 
     def _keepWish(self, editedNode) -> None:
         """The editor has a choice of its own, which is hidden here and takes the first segmentation of a scene."""
+        if (editedNode and editedNode.GetID()) != self._wish[0]:
+            self._fulfilWish()
+
+    def _fulfilWish(self) -> None:
         segmentationId, volumeId, segmentId = self._wish
-        wished = slicer.mrmlScene.GetNodeByID(segmentationId) if segmentationId else None
-        if (editedNode and editedNode.GetID()) != (wished and wished.GetID()):
-            self.edit(wished, slicer.mrmlScene.GetNodeByID(volumeId) if volumeId else None, segmentId)
+        segmentation, volume = (nodeId and slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in (segmentationId, volumeId))
+        self.edit(segmentation or None, volume or None, segmentId)
 
     def _leaveLightboxes(self) -> None:
         """The editor's effects do not work in them; without a segmentation it leaves them alone."""
@@ -98,6 +129,8 @@ class CorrectSection:
         if node is None:
             node = slicer.vtkMRMLSegmentEditorNode()
             node.SetSingletonTag("VNetSegmentation")
+            # A scene that is read shall not choose what is edited.
+            node.SetSaveWithScene(False)
             _keepOtherSegments(node)
             node = slicer.mrmlScene.AddNode(node)
         if self._editor.mrmlSegmentEditorNode() is not node:
