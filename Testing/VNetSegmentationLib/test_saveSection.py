@@ -78,3 +78,41 @@ def test_a_corrected_case_becomes_a_training_case(segmented, desktop, tmp_path, 
     desktop.click(segmented.ui.addToTrainingButton)
     assert "replaced" in segmented.ui.saveStatusLabel.text
     assert len(find_cases(tmp_path / "cases")) == 1
+
+
+def test_a_mask_under_another_transform_than_its_scan_is_not_saved(segmented, add_transform, desktop, tmp_path):
+    volume = segmented.ui.inputVolumeSelector.currentNode()
+    segmented.ui.saveFolderPath.currentPath = str(tmp_path / "masks")
+    segmented.ui.trainingFolderPath.currentPath = str(tmp_path / "cases")
+    (tmp_path / "masks").mkdir()
+    shown = segmented.ui.volumeLabel.text
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    for button in (segmented.ui.saveMaskButton, segmented.ui.addToTrainingButton):
+        desktop.click(button)
+        assert "different transforms" in segmented.ui.saveStatusLabel.text
+    assert list((tmp_path / "masks").iterdir()) == []
+    assert not (tmp_path / "cases").exists()
+    assert segmented.ui.volumeLabel.text == shown
+
+
+def test_the_next_scan_without_a_file_does_not_get_the_folder_of_the_one_before(segmented, add_scan, desktop, tmp_path):
+    segmented.ui.saveFolderPath.currentPath = str(tmp_path)
+    desktop.click(segmented.ui.saveMaskButton)
+    assert len(list(tmp_path.glob("*_prostate.seg.nrrd"))) == 1
+    segmented.segment(add_scan())
+    assert segmented.ui.saveFolderPath.currentPath == ""
+
+
+def test_what_slicer_cannot_export_is_a_sentence(segmented, desktop, tmp_path, monkeypatch):
+    import slicer
+
+    def fail(*_):
+        raise RuntimeError("Export of segment failed.")
+
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    segmented.ui.saveFolderPath.currentPath = str(folder)
+    monkeypatch.setattr(slicer.util, "arrayFromSegmentBinaryLabelmap", fail)
+    desktop.click(segmented.ui.saveMaskButton)
+    assert "Export of segment failed" in segmented.ui.saveStatusLabel.text
+    assert list(folder.iterdir()) == []

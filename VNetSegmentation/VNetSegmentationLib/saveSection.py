@@ -1,5 +1,7 @@
 """Saving the mask, and keeping scan and mask for training."""
 
+import logging
+
 from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import UserError
@@ -35,7 +37,8 @@ class SaveSection:
         if segment is not None and segment.volumeNode.GetID() != self._volumeId:
             self._volumeId = segment.volumeNode.GetID()
             file = scanFile(segment.volumeNode)
-            self._ui.saveFolderPath.currentPath = str(file.parent) if file else settings.setting("SaveFolder")
+            # Not the folder of the mask before: it was another patient's, whose scan may have the same name.
+            self._ui.saveFolderPath.currentPath = str(file.parent) if file else ""
 
     def _saveMask(self) -> None:
         self._attempt(self._writeMask)
@@ -45,12 +48,19 @@ class SaveSection:
 
     def _attempt(self, action) -> None:
         try:
-            if self._segment is None or not self._segment.exists:
-                raise UserError(_("The mask or its scan is not in the scene any more."))
-            showWrapped(self._ui.saveStatusLabel, action())
+            problem = self._segment.problem()
+            if problem:
+                raise UserError(problem)
+            sentence = action()
         except UserError as error:
-            showWrapped(self._ui.saveStatusLabel, str(error))
-            tellError(str(error))
+            sentence = str(error)
+            tellError(sentence)
+        except Exception as error:
+            # Qt would only put it into the log, and the click would seem to do nothing.
+            logging.exception("The mask could not be saved")
+            sentence = _("The mask could not be saved: {error}").format(error=error)
+            tellError(sentence)
+        showWrapped(self._ui.saveStatusLabel, sentence)
 
     def _writeMask(self) -> str:
         ui, volume = self._ui, self._segment.volumeNode
@@ -66,7 +76,6 @@ class SaveSection:
         if path.exists() and not ask(_("{path} exists already. Replace it?").format(path=path)):
             return _("Nothing was saved.")
         write_mask(self._segment.read(), path)
-        settings.setSetting("SaveFolder", str(path.parent))
         return _("Saved {path}").format(path=path)
 
     def _writeCase(self) -> str:
