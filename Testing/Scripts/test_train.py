@@ -62,7 +62,7 @@ def test_a_model_is_trained_on_the_folder(slicer, data, base, tmp_path):
     run = slicer(
         SCRIPT,
         *("--data", "data", "--output", "mine", "--base", str(base), "--iterations", "2", "--device", "cpu"),
-        *("--validation-cases", "case2", "--title", "Of two phantoms"),
+        *("--validation-cases", "case2", "--model-title", "Of two phantoms"),
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "iteration 2" in run.stdout

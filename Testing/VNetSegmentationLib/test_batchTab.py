@@ -78,6 +78,10 @@ def test_a_folder_is_segmented_failures_are_named_and_a_second_run_resumes(deskt
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert volume.GetName() == "b_t2"
     assert list(segmentation.GetSegmentation().GetSegmentIDs()) == ["Prostate"]
+    # Ready to be corrected and saved.
+    assert ui.inputVolumeSelector.currentNode() is volume
+    assert ui.outputSegmentationSelector.currentNode() is segmentation
+    assert ui.saveCollapsibleButton.enabled
 
     before = (output / "a_t2_prostate.seg.nrrd").stat().st_mtime_ns
     _run(desktop, ui, scans, output)

@@ -23,12 +23,14 @@ class BatchTab:
         ui: the panel's widgets.
         worker: see `panelWorker.PanelWorker`.
         threshold: gives the probability from which a voxel is prostate.
+        onOpened: called with the volume and the segmentation, or None, of a row that the user has opened.
     """
 
-    def __init__(self, ui, worker, threshold):
+    def __init__(self, ui, worker, threshold, onOpened):
         self._ui = ui
         self._worker = worker
         self._threshold = threshold
+        self._onOpened = onOpened
         self._job = None
         self._rows = []
         self._message = ""
@@ -136,13 +138,14 @@ class BatchTab:
         self._ui.batchProgressBar.value = case["number"]
 
     def _open(self, row: int, column: int) -> None:
-        """Loads the scan of a row, and its mask if there is one."""
-        case = self._rows[row]
+        """Loads the scan of a row, and its mask if there is one, ready to be corrected."""
+        case, segmentation = self._rows[row], None
         with slicer.util.tryWithErrorDisplay(_("The case could not be opened."), waitCursor=True):
             volume = _loadScan(Path(case["scan"]))
             if case["mask"] and Path(case["mask"]).is_file():
                 segmentation = slicer.util.loadSegmentation(case["mask"])
                 segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+            self._onOpened(volume, segmentation)
             slicer.util.setSliceViewerLayers(background=volume, fit=True)
 
     def _cancel(self) -> None:

@@ -34,7 +34,8 @@ def runHeadlessTraining(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # No --help, which Slicer keeps for itself, as it does --version, --verbose and --testing.
+    # No --help, which Slicer keeps for itself, as it does --version, --verbose and --testing; and no --title, which Qt
+    # takes on Linux, as it does --icon, --geometry, --style, --platform, --session and --display.
     parser = argparse.ArgumentParser(
         prog="Slicer --no-splash --no-main-window --python-script train.py",
         description="Trains a model on your own cases. With --resume it goes on where it stopped.",
@@ -56,6 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--seed", metavar="N", help="the same seed gives the same run (default: 0)")
-    parser.add_argument("--title", help="of the model, for people")
+    parser.add_argument("--model-title", dest="title", metavar="TITLE", help="of the model, for people")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     return parser

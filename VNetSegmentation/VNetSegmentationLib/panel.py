@@ -8,6 +8,7 @@ from VNetSegmentationLib.batchTab import BatchTab
 from VNetSegmentationLib.panelWorker import PanelWorker
 from VNetSegmentationLib.parameters import PanelParameters
 from VNetSegmentationLib.segmentTab import SegmentTab
+from VNetSegmentationLib.timers import singleShotTimer
 from VNetSegmentationLib.trainTab import TrainTab
 
 
@@ -29,9 +30,17 @@ class Panel(VTKObservationMixin):
         self._guiTag = None
         self._tabsHaveParameters = False  # not while a scene is closed or read
         self._segmentTab = self._batchTab = self._trainTab = None
+        # Texts that were wrapped before their tab had its width.
+        self._tabShown = singleShotTimer(0, self._update)
+        ui.tabs.connect("currentChanged(int)", lambda index: self._tabShown.start())
         self.worker = PanelWorker(ui, logic.client, installer, requirements, self._update)
         self._segmentTab = SegmentTab(ui, self.worker)
-        self._batchTab = BatchTab(ui, self.worker, lambda: self._parameters.threshold if self._parameters else 0.5)
+        self._batchTab = BatchTab(
+            ui,
+            self.worker,
+            lambda: self._parameters.threshold if self._parameters else 0.5,
+            self._segmentTab.choose,
+        )
         self._trainTab = TrainTab(ui, self.worker, logic.trainingClient)
         self.worker.onDescription = self._trainTab.show
         scene = slicer.mrmlScene
@@ -115,4 +124,5 @@ class Panel(VTKObservationMixin):
 def _parameterWidgets(ui) -> dict:
     """The widgets that the form binds to a parameter, by its name."""
     bound = {widget.property("SlicerParameterName"): widget for widget in vars(ui).values()}
-    return {name: widget for name, widget in bound.items() if name}
+    # An effect of another extension in the segment editor may bind some to a parameter of its own.
+    return {name: widget for name, widget in bound.items() if name in PanelParameters.allParameters}

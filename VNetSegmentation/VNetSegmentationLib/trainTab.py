@@ -230,7 +230,9 @@ class TrainTab:
         isBetter = result["improvement"] is not None and result["improvement"]["verdict"] == "better"
         if isBetter:
             settings.setSetting("Model", result["name"])
-        chosen = _("It is chosen in the Segment tab.") if isBetter else _("Choose it in the Segment tab to try it.")
+        chosen = _("It is chosen in the Segment tab.") if isBetter else _(
+            "To try it, choose it in the Segment tab under Advanced."
+        )
         self._end(_("The model {name} is ready. {chosen}").format(name=result["name"], chosen=chosen))
 
     def _fail(self, sentence: str, code: int | None) -> None:

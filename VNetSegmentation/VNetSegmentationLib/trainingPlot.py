@@ -20,9 +20,12 @@ class TrainingPlot:
         """Starts a new plot and shows it where there are views."""
         self._offset = self._lastIteration = 0
         title = slicer.mrmlScene.GenerateUniqueName(_("Training of {name}").format(name=name))
+        # Of the user's scene nothing of it is part: Slicer would ask to save each table.
         chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", title)
+        chart.SetSaveWithScene(False)
         for label, colour in _SERIES.items():
             table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{title}: {label}")
+            table.SetSaveWithScene(False)
             for column in (_X, label):
                 array = vtk.vtkDoubleArray()
                 array.SetName(column)
@@ -53,6 +56,7 @@ class TrainingPlot:
 
 def _addSeries(table, label: str, colour: tuple[float, float, float]):
     series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", label)
+    series.SetSaveWithScene(False)
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(_X)
     series.SetYColumnName(label)

@@ -7,4 +7,6 @@ def showWrapped(label, text: str) -> None:
     A form layout that is short of room gives such a label the height of its first line only.
     """
     label.text = text
+    # The height that is asked for below is never less than the minimum.
+    label.minimumHeight = 0
     label.minimumHeight = label.heightForWidth(label.width) if text else 0
