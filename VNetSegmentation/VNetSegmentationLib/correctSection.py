@@ -112,9 +112,9 @@ class CorrectSection:
             self._fulfilWish()
 
     def _fulfilWish(self) -> None:
-        segmentationId, volumeId, segmentId = self._wish
-        segmentation, volume = (nodeId and slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in (segmentationId, volumeId))
-        self.edit(segmentation or None, volume or None, segmentId)
+        *nodeIds, segmentId = self._wish
+        nodes = [nodeId and slicer.mrmlScene.GetNodeByID(nodeId) for nodeId in nodeIds]
+        self.edit(*nodes, segmentId)
 
     def _leaveLightboxes(self) -> None:
         """The editor's effects do not work in them; without a segmentation it leaves them alone."""

@@ -230,8 +230,10 @@ class TrainTab:
         isBetter = result["improvement"] is not None and result["improvement"]["verdict"] == "better"
         if isBetter:
             settings.setSetting("Model", result["name"])
-        chosen = _("It is chosen in the Segment tab.") if isBetter else _(
-            "To try it, choose it in the Segment tab under Advanced."
+        chosen = (
+            _("It is chosen in the Segment tab.")
+            if isBetter
+            else _("To try it, choose it in the Segment tab under Advanced.")
         )
         self._end(_("The model {name} is ready. {chosen}").format(name=result["name"], chosen=chosen))
 
