@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import vnet_segmentation
+
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "VNetSegmentation" / "vnet_segmentation"
 
@@ -190,3 +192,7 @@ def test_the_reference_names_every_field_of_a_report():
     reference = (ROOT / "Docs" / "reference.md").read_text("utf-8")
     assert assigned
     assert {field for field in assigned if f"`{field}`" not in reference} == set()
+
+
+def test_the_version_to_cite_is_the_programs():
+    assert f"\nversion: {vnet_segmentation.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
