@@ -92,6 +92,13 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
     assert len(rows) == 4
 
 
+def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):
+    for end in ("", "_segmentation"):
+        (data / f"Case1{end}.nrrd").rename(data / f"Case0_prostate{end}.nrrd")
+    rows = cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+    assert [row.case for row in rows] == ["Case0", "Case0_prostate", "Case2", "Case3"]
+
+
 def test_too_many_folds_are_a_sentence(data, tmp_path):
     with pytest.raises(UserError, match="5 folds"):
         cross_validate(data, tmp_path / "out", 5, QUICK, CPU)

@@ -14,7 +14,7 @@ from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.evaluation import Row, compare_results, write_table
+from vnet_segmentation.evaluation import Row, compare_result, write_table
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.train_model import train_model
@@ -93,7 +93,7 @@ def cross_validate(
             segment_file(segmenter, case.image, outputs, overwrite=True)
         discard(state_folder(model))
     cases = [case for unseen in parts for case in unseen if _mask(output, case).exists()]
-    rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
+    rows = [compare_result(case, _mask(output, case)) for case in sorted(cases, key=lambda case: case.name)]
     write_table(rows, output / TABLE_NAME)
     write_histogram([row.comparison.whole.dice for row in rows], output / HISTOGRAM_NAME)
     return rows

@@ -120,7 +120,21 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     missing = [case.name for case in cases if case.name not in found]
     if missing:
         _log.warning("Counted as missed glands, because they have no mask in %s: %s", results, _list_names(missing))
-    return (_compare_result(case, found.get(case.name)) for case in cases)
+    return (compare_result(case, found.get(case.name)) for case in cases)
+
+
+def compare_result(case: Case, file: Path | None) -> Row:
+    """Compares the mask in a file with the case's reference; None: a gland that was missed.
+
+    Raises:
+        UserError: one of them cannot be read, or they lie on different grids.
+    """
+    reference = read_mask(case.mask, case.label)
+    if file is None:
+        return Row(case.name, case.site, compare(reference * 0, reference))
+    result = read_mask(file)
+    check_same_grid(result, reference, str(file), str(case.mask))
+    return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -252,15 +266,6 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
 def _is_mask_name(name: str) -> bool:
     is_volume = name.lower().endswith(VOLUME_SUFFIXES) and not name.startswith(".")
     return is_volume and not scan_stem(name).endswith("_probability")
-
-
-def _compare_result(case: Case, file: Path | None) -> Row:
-    reference = read_mask(case.mask, case.label)
-    if file is None:
-        return Row(case.name, case.site, compare(reference * 0, reference))
-    result = read_mask(file)
-    check_same_grid(result, reference, str(file), str(case.mask))
-    return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def _reported(file: Path) -> tuple[float | None, str | None]:
