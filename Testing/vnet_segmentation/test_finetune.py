@@ -179,6 +179,15 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
         train(data, tmp_path / "mine", options(base), resume=True)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'])
+def test_a_damaged_fold_is_made_again(data: Path, base: Path, tmp_path: Path, content: str) -> None:
+    whole = train(data, tmp_path / "mine", options(base))
+    (tmp_path / "mine.training" / "fold-1.json").write_text(content)
+    said: list[str] = []
+    assert train(data, tmp_path / "mine", options(base), resume=True, say=said.append) == whole
+    assert "Training on 2 cases. It was asked for." in said
+
+
 def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, tmp_path: Path) -> None:
     said: list[str] = []
     stop = lambda: any(sentence.startswith("Run 3") for sentence in said)  # noqa: E731

@@ -285,16 +285,17 @@ def _judge_fold(
         "parent": job.base_description and job.base_description["weights"]["sha256"],
         **case_identities([prepared[case] for case in fold.training], [prepared[case] for case in fold.validation]),
     }
-    if results.exists():
-        stored = json.loads(results.read_text("utf-8"))
-        if stored["identity"] != identity:
-            if isinstance(stored["identity"], dict):
-                refuse_changed_cases(stored["identity"], identity)
+    stored = _read_fold(results)
+    if stored:
+        known, rows = stored
+        if known != identity:
+            if isinstance(known, dict):
+                refuse_changed_cases(known, identity)
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
                 "output."
             )
-        return [Row.from_dict(row) for row in stored["rows"]]
+        return rows
     run = _train(job, number, n_runs, fold, prepared, synthetic)
     if not job.processes.is_first:
         return []
@@ -304,6 +305,15 @@ def _judge_fold(
     # As large as four models, and nothing needs it any more.
     results.with_suffix(".safetensors").unlink(missing_ok=True)
     return rows
+
+
+def _read_fold(results: Path) -> tuple[Any, list[Row]] | None:
+    """Identity and rows of a fold that is done; None where there is none or it is damaged, and so has to be made."""
+    try:
+        stored = json.loads(results.read_text("utf-8"))
+        return stored["identity"], [Row.from_dict(row) for row in stored["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _judge(job: _Job, run: TrainingRun, split: Split, name: str) -> list[Row]:
