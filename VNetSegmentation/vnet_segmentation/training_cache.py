@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -241,8 +242,17 @@ def _files_of(path: Path) -> Iterator[Path]:
         suffix = path.suffix.lower()
         beside = [path.with_suffix(other) for other in _NIFTI_PAIR.get(suffix, ())]
         if suffix in _TEXT_HEADERS:
-            # "ElementDataFile = x.raw", "data file: x.raw", or a list with a name on each line.
+            # "ElementDataFile = x.raw", "data file: x%03d.raw 1 32 1", or a list with a name on each line.
             lines = path.read_text("utf-8", "surrogateescape").splitlines()
-            beside = [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
+            names = [re.split("[=:]", line)[-1].strip() for line in lines]
+            beside = [path.parent / name for name in [*names, *_files_of_patterns(path.parent, names)]]
         # Not Path.is_file, which raises where a line is too long to be a name.
         yield from (file for file in beside if os.path.isfile(file))
+
+
+def _files_of_patterns(folder: Path, names: Sequence[str]) -> Iterator[str]:
+    """Files that fit those names that are patterns, whatever numbers these ask for: a slice more is no harm."""
+    for name in names:
+        if "%" in name:
+            pattern = re.sub("%[0-9]*[diu]", "*", glob.escape(name.split()[0]))
+            yield from sorted(glob.glob(pattern, root_dir=folder))
