@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.dataset import Case, check_cases, find_cases
-from vnet_segmentation.dataset_splits import folds, split_by_site
+from vnet_segmentation.dataset_splits import folds, site_folds, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 
 SIZE = (20, 24, 12)
@@ -81,10 +81,18 @@ def test_promise12_folder_in_all_formats(tmp_path: Path) -> None:
 
 def test_promise12_sites_come_from_the_table(tmp_path: Path) -> None:
     touch(tmp_path, *(f"Case0{i}{end}.mhd" for i in range(3) for end in ("", "_segmentation")))
-    # With a byte order mark, as spreadsheets write it, other columns and a case that is not there.
-    table = "case,spacing,site\nCase01,1.0,UCL\nCase00,1.0, HK\nCase07,1.0,BIDMC\n"
+    # With a byte order mark, other columns and an empty row, as spreadsheets write it.
+    table = "case,spacing,site\nCase01,1.0,UCL\nCase00,1.0, HK\n,,\n"
     (tmp_path / "cases.csv").write_text(table, encoding="utf-8-sig")
     assert [case.site for case in find_cases(tmp_path)] == ["HK", "UCL", ""]
+
+
+@pytest.mark.parametrize("files", [["a.mhd", "a_segmentation.mhd"], ["imagesTr/a.mhd", "labelsTr/a.mhd"]])
+def test_a_site_of_no_case_is_named(tmp_path: Path, files: list[str]) -> None:
+    touch(tmp_path, *files)
+    (tmp_path / "cases.csv").write_text("case,site\na,UCL\nA,HK\nb,HK\n")
+    with pytest.raises(UserError, match=r"no case A, b in .*cases\.csv"):
+        find_cases(tmp_path)
 
 
 def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
@@ -396,6 +404,13 @@ def test_folds_depend_on_the_seed_only() -> None:
 def test_folds_leave_test_cases_out() -> None:
     cases = [*make_cases(a=4), Case("t", Path("t"), Path("tm"), "a", "test")]
     assert all("t" not in {case.name for case in part} for pair in folds(cases, 2, seed=0) for part in pair)
+
+
+def test_a_case_of_unknown_site_cannot_be_told_from_the_site_that_is_left_out() -> None:
+    unknown = [Case(name, Path(name), Path(f"{name}_m")) for name in ("x", "y")]
+    with pytest.raises(UserError, match="no site for x, y"):
+        site_folds([*make_cases(a=2, b=2), *unknown])
+    assert [len(unseen) for _, unseen in site_folds(make_cases(a=3, b=2))] == [3, 2]
 
 
 @pytest.mark.parametrize("n_folds", [1, 5])

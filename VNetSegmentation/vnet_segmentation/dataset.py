@@ -11,7 +11,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan, voxel_hash
@@ -75,7 +75,8 @@ def find_cases(path: Path) -> list[Case]:
             test), its paths relative to the CSV file.
 
     Raises:
-        UserError: there is nothing, or nothing of these; a table is ill-formed; two cases have the same name.
+        UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
+            cases have the same name.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() == ".csv":
@@ -169,7 +170,8 @@ def _promise12_cases(folder: Path) -> list[Case]:
     if not masks:
         return []
     images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
-    sites = _sites(folder)
+    names = sorted(images.keys() | masks.keys())
+    sites = _sites(folder, names)
     return [
         Case(
             name,
@@ -177,7 +179,7 @@ def _promise12_cases(folder: Path) -> list[Case]:
             masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
             sites.get(name, ""),
         )
-        for name in sorted(images.keys() | masks.keys())
+        for name in names
     ]
 
 
@@ -195,7 +197,8 @@ def _nnunet_cases(folder: Path) -> list[Case]:
         elif channel["channel"] == "0000":
             images[channel["case"]] = file
             ending = "_0000"
-    sites = _sites(folder)
+    names = sorted(images.keys() | labels.keys())
+    sites = _sites(folder, names)
     return [
         Case(
             name,
@@ -203,7 +206,7 @@ def _nnunet_cases(folder: Path) -> list[Case]:
             labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(images[name])}",
             sites.get(name, ""),
         )
-        for name in sorted(images.keys() | labels.keys())
+        for name in names
     ]
 
 
@@ -245,11 +248,18 @@ def _volumes(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _sites(folder: Path) -> dict[str, str]:
+def _sites(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """By case, as far as the folder's table has them; a name of no case is refused: its site would go unnoticed."""
     table = folder / "cases.csv"
     if not table.is_file():
         return {}
-    return {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+    sites = {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+    unknown = [name for name in sites if name not in names]
+    if unknown:
+        raise UserError(
+            f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
+        )
+    return sites
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -259,7 +269,9 @@ def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, 
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             columns = [column.strip().lower() for column in next(reader, [])]
-            rows = [(reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if row]
+            rows = [
+                (reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if any(row)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}). Save it as CSV with commas, in UTF-8.") from error
     missing = [column for column in needed if column not in columns]
