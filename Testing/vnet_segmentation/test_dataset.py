@@ -112,7 +112,7 @@ def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
 def test_nnunet_layout_takes_the_first_channel(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr", "p_001_0000.nii.gz", "p_001_0001.nii.gz", "p_002_0000.nii.gz")
     touch(tmp_path / "labelsTr", "p_001.nii.gz", "p_002.nii.gz", "p_003.nii.gz")
-    touch(tmp_path, "dataset.json")
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "MRI"}}', encoding="utf-8")
     (tmp_path / "cases.csv").write_text("case,site\np_002,UCL\n", encoding="utf-8")
     assert find_cases(tmp_path) == [
         Case("p_001", tmp_path / "imagesTr/p_001_0000.nii.gz", tmp_path / "labelsTr/p_001.nii.gz"),
@@ -128,6 +128,45 @@ def test_decathlon_layout_has_images_named_like_labels(tmp_path: Path) -> None:
         ("prostate_00", "prostate_00.nii.gz"),
         ("prostate_2019", "prostate_2019.nii.gz"),
     ]
+
+
+def test_without_a_first_channel_four_digits_are_part_of_the_name(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "prostate_0001.nii.gz", "prostate_0002.nii.gz")
+    touch(tmp_path / "labelsTr", "prostate_0001.nii.gz")
+    cases = find_cases(tmp_path)
+    assert [case.image.name for case in cases] == ["prostate_0001.nii.gz", "prostate_0002.nii.gz"]
+    assert cases[1].mask == tmp_path / "labelsTr" / "prostate_0002.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        '{"channel_names": {"0": "ADC", "1": "T2W", "2": "noNorm"}}',
+        '{"modality": {"0": "HBV", "1": "axial T2", "2": "DWI b800"}}',
+    ],
+)
+def test_of_several_channels_the_t2_weighted_one_is_taken(tmp_path: Path, table: str) -> None:
+    touch(tmp_path / "imagesTr", *(f"a_000{channel}.nii.gz" for channel in range(3)), "b_0000.nii.gz")
+    touch(tmp_path / "labelsTr", "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(table, encoding="utf-8")
+    # What has no T2 is listed as a case without it.
+    assert [case.image.name for case in find_cases(tmp_path)] == ["a_0001.nii.gz", "b_0001.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{"channel_names": {"0": "ADC", "1": "HBV"}}', "ADC, HBV, none is called T2"),
+        ('{"channel_names": {"0": "T2", "1": "T2 fat-sat"}}', "T2, T2 fat-sat, more than one is called T2"),
+        ('{"channel_names": ["T2"]}', "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_channel_is_not_guessed(tmp_path: Path, table: str, message: str) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (tmp_path / "dataset.json").write_text(table, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        find_cases(tmp_path)
 
 
 def test_images_without_a_folder_of_labels(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from vnet_segmentation.dicom import names_t2
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import check_same_grid
@@ -22,6 +24,7 @@ VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_FIRST_CHANNEL = "0000"
 _NAME = re.compile(r"[^\W_][\w .+-]*")
 _SPLITS = {
     "": "",
@@ -69,14 +72,15 @@ def find_cases(path: Path) -> list[Case]:
             a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
             the sites in a ``cases.csv`` (columns case and site) if there is one;
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
-            of which the first channel (``_0000``) is taken; a 4D image, which holds several channels in one file as
+            of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
+            ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
             Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
             a CSV file with the columns image and mask, and optionally name, site and split (training, validation or
             test), its paths relative to the CSV file.
 
     Raises:
         UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
-            cases have the same name.
+            cases have the same name; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() == ".csv":
@@ -187,27 +191,55 @@ def _nnunet_cases(folder: Path) -> list[Case]:
     if not (folder / "labelsTr").is_dir():
         raise UserError(f"{folder} has a folder imagesTr but no labelsTr. Put the masks into a folder labelsTr.")
     labels = _volumes(folder / "labelsTr")
+    scans = _volumes(folder / "imagesTr")
+    # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
+    has_channels = any(stem.endswith(f"_{_FIRST_CHANNEL}") and stem not in labels for stem in scans)
+    channel = _t2_channel(folder / "dataset.json") if has_channels else ""
     images: dict[str, Path] = {}
-    ending = ""
-    for stem, file in _volumes(folder / "imagesTr").items():
-        # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
-        channel = None if stem in labels else _CHANNEL.fullmatch(stem)
-        if channel is None:
-            images[stem] = file
-        elif channel["channel"] == "0000":
-            images[channel["case"]] = file
-            ending = "_0000"
-    names = sorted(images.keys() | labels.keys())
+    # Of a case whose channel is missing another file still tells that there is the case.
+    known = dict(labels)
+    for stem, file in scans.items():
+        parts = _CHANNEL.fullmatch(stem) if has_channels and stem not in labels else None
+        name = parts["case"] if parts else stem
+        known.setdefault(name, file)
+        if parts is None or parts["channel"] == channel:
+            images[name] = file
+    names = sorted(known)
     sites = _sites(folder, names)
+    ending = f"_{channel}" if has_channels else ""
     return [
         Case(
             name,
-            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(labels[name])}",
-            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(images[name])}",
+            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(known[name])}",
+            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(known[name])}",
             sites.get(name, ""),
         )
         for name in names
     ]
+
+
+def _t2_channel(table: Path) -> str:
+    """The four digits of the channel to take: the T2-weighted one, by dataset.json; without that, the first."""
+    if not table.is_file():
+        return _FIRST_CHANNEL
+    try:
+        description = json.loads(table.read_text("utf-8"))
+        # Of version 2 and of version 1, where they stand for the files' endings.
+        named = description.get("channel_names") or description.get("modality") or {}
+        names = {int(number): str(name) for number, name in named.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{table} cannot be read ({error}). Mend it, or remove it to take the first channel."
+        ) from error
+    if len(names) < 2:
+        return _FIRST_CHANNEL
+    t2 = [number for number, name in names.items() if names_t2(name)]
+    if len(t2) != 1:
+        raise UserError(
+            f"Of the channels in {table}, {list_names(list(names.values()))}, {'none' if not t2 else 'more than one'} "
+            "is called T2. Give the right one a name with T2 there."
+        )
+    return f"{t2[0]:04}"
 
 
 def _manifest_cases(path: Path) -> list[Case]:
