@@ -295,6 +295,30 @@ def test_mask_of_everything(case: Case) -> None:
     assert "Case00_segmentation.nii.gz covers the whole image" in sentences(case)[0]
 
 
+def test_mask_of_less_than_a_gland(case: Case) -> None:
+    mask = mask_image() * 0
+    # 5.625 mm3 each: 0.99 ml.
+    mask[4:12, 6:17, 5:7] = 1
+    write(mask, case.mask)
+    assert "Case00_segmentation.nii.gz has 0.99 ml: too little" in sentences(case)[0]
+    assert check_cases([case], for_training=False) == []
+    mask[4:12, 17:19, 5] = 1
+    write(mask, case.mask)
+    assert sentences(case) == []
+
+
+def test_mask_in_two_parts(case: Case) -> None:
+    mask = mask_image()
+    # 256 voxels have a tenth of 25.6.
+    mask[0:5, 0:5, 0] = 1
+    write(mask, case.mask)
+    assert sentences(case) == []
+    mask[0, 0, 1] = 1
+    write(mask, case.mask)
+    assert "Case00_segmentation.nii.gz has a second part, of 10% of the largest" in sentences(case)[0]
+    assert check_cases([case], for_training=False) == []
+
+
 def test_several_labels_are_named(case: Case) -> None:
     mask = mask_image()
     mask[8, 10, 5] = 3

@@ -15,12 +15,17 @@ import SimpleITK as sitk
 from vnet_segmentation.dicom import names_t2
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.masks import part_sizes
 from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan, voxel_hash
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
 
+_MIN_GLAND_ML = 1.0
+"""A smaller mask is a slip of the hand: glands have 10 ml and more."""
+_MAX_STRAY_SHARE = 0.1
+"""Of the largest part; stray voxels at a gland's border are far fewer."""
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -99,10 +104,10 @@ def find_cases(path: Path) -> list[Case]:
 
 def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Problem]:
     """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
-    several labels, other geometry, the same scan twice.
+    one that is too small or in two parts, several labels, other geometry, the same scan twice.
 
     Args:
-        for_training: False allows what only a training cannot use: a mask that is empty or covers all, and the same
+        for_training: False allows what only a training cannot use: a mask whose extent is no gland's, and the same
             scan in several cases, as where two readers drew it.
 
     Returns:
@@ -164,8 +169,7 @@ def _inspect(case: Case, for_training: bool) -> _Inspection:
     if isinstance(scan, sitk.Image):
         sentences.append(_geometry_problem(case, scan, mask))
     problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
-    n_voxels = int(sitk.GetArrayViewFromImage(mask).sum())
-    return _Inspection(problems, n_voxels * math.prod(mask.GetSpacing()) / 1000, scan_hash)
+    return _Inspection(problems, _volume_ml(mask), scan_hash)
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
@@ -331,7 +335,20 @@ def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
         return f"{case.mask.name} is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
     if voxels.all():
         return f"{case.mask.name} covers the whole image. Draw the gland, or leave the case out."
+    volume_ml = _volume_ml(mask)
+    if volume_ml < _MIN_GLAND_ML:
+        return f"{case.mask.name} has {volume_ml:.2g} ml: too little for a gland. Draw it, or leave the case out."
+    largest, second, *_ = [*part_sizes(mask), 0]
+    if second > _MAX_STRAY_SHARE * largest:
+        return (
+            f"{case.mask.name} has a second part, of {second / largest:.0%} of the largest one. Remove what is not "
+            "prostate, or join the parts."
+        )
     return None
+
+
+def _volume_ml(mask: sitk.Image) -> float:
+    return int(sitk.GetArrayViewFromImage(mask).sum()) * math.prod(mask.GetSpacing()) / 1000
 
 
 def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | None:
