@@ -67,6 +67,18 @@ class Problem:
     """What is wrong, with the file's name."""
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What reading a case has shown."""
+
+    case: Case
+    problems: list[Problem]
+    volume_ml: float | None
+    """Of the gland; None if the mask cannot be read."""
+    voxel_hash: str
+    """Of the scan, see `scans.voxel_hash`; empty if it cannot be read."""
+
+
 def find_cases(path: Path) -> list[Case]:
     """Cases of a data set, in the order of their names (a manifest: in its own order).
 
@@ -113,63 +125,57 @@ def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Proble
     Returns:
         Problems in the order of the cases; empty if every case can be trained on.
     """
-    return [problem for _, problems, _ in inspect_cases(cases, for_training) for problem in problems]
+    return [problem for found in inspect_cases(cases, for_training) for problem in found.problems]
 
 
-def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> None:
-    """Raises `UserError`, with all that `check_cases` lists, unless every case can be used."""
-    problems = check_cases(cases, for_training)
+def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> dict[str, str]:
+    """Reads every pair and refuses what cannot be used.
+
+    Returns:
+        `scans.voxel_hash` of each case's scan, by the case's name: it is known from the check.
+
+    Raises:
+        UserError: with all that `check_cases` lists.
+    """
+    inspected = list(inspect_cases(cases, for_training))
+    problems = [problem for found in inspected for problem in found.problems]
     if problems:
         n_cases = len({problem.case for problem in problems})
         have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
         lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
         raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
+    return {found.case.name: found.voxel_hash for found in inspected}
 
 
-def inspect_cases(
-    cases: Sequence[Case], for_training: bool = True
-) -> Iterator[tuple[Case, list[Problem], float | None]]:
+def inspect_cases(cases: Sequence[Case], for_training: bool = True) -> Iterator[Inspection]:
     """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
     validated with.
 
     Args:
         for_training: see `check_cases`.
-
-    Yields:
-        The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
     """
     first: dict[str, str] = {}
     for case in cases:
         found = _inspect(case, for_training)
-        problems = found.problems
         name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
         if for_training and name != case.name:
             sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
-            problems = [*problems, Problem(case.name, case.image, sentence)]
-        yield case, problems, found.volume_ml
+            found.problems.append(Problem(case.name, case.image, sentence))
+        yield found
 
 
-@dataclass(frozen=True)
-class _Inspection:
-    problems: list[Problem]
-    volume_ml: float | None
-    """Of the gland; None if the mask cannot be read."""
-    voxel_hash: str
-    """Of the scan; empty if it cannot be read."""
-
-
-def _inspect(case: Case, for_training: bool) -> _Inspection:
+def _inspect(case: Case, for_training: bool) -> Inspection:
     scan = _read(case, case.image, read_scan)
     mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
     scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
     if not isinstance(mask, sitk.Image):
-        return _Inspection(problems, None, scan_hash)
+        return Inspection(case, problems, None, scan_hash)
     sentences = [_extent_problem(case, mask) if for_training else None]
     if isinstance(scan, sitk.Image):
         sentences.append(_geometry_problem(case, scan, mask))
     problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
-    return _Inspection(problems, _volume_ml(mask), scan_hash)
+    return Inspection(case, problems, _volume_ml(mask), scan_hash)
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
