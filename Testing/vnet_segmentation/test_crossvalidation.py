@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):
         (data / f"Case1{end}.nrrd").rename(data / f"Case0_prostate{end}.nrrd")
     rows = cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
     assert [row.case for row in rows] == ["Case0", "Case0_prostate", "Case2", "Case3"]
+
+
+def test_cases_of_all_folds_are_checked_before_anything_starts(data, tmp_path):
+    for end in ("", "_segmentation"):
+        shutil.copy(data / f"Case1{end}.nrrd", data / f"Copy{end}.nrrd")
+    mask = sitk.ReadImage(str(data / "Case2_segmentation.nrrd"))
+    sitk.WriteImage(mask * 0, str(data / "Case2_segmentation.nrrd"))
+    with pytest.raises(UserError) as raised:
+        cross_validate(data, tmp_path / "out", 5, QUICK, CPU)
+    assert "Case2_segmentation.nrrd is empty" in str(raised.value)
+    assert "Copy.nrrd is the same scan as that of Case1" in str(raised.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_folds_are_a_sentence(data, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.dataset import Case, find_cases
+from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
@@ -56,15 +56,17 @@ def cross_validate(
         The metrics of every case of the folds that are done.
 
     Raises:
-        UserError: there are no such folds (`ExitCode.USAGE`), or the output is of another cross-validation; or see
-            `train_model.train_model`.
+        UserError: there are no such folds (`ExitCode.USAGE`), cases have problems (all of them are listed, before
+            anything starts), or the output is of another cross-validation; or see `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
-    cases = [replace(case, label=options.label) for case in find_cases(data)]
+    cases = [replace(case, label=options.label) for case in find_cases(data) if case.split != "test"]
     parts = [unseen for _, unseen in (site_folds(cases) if n_folds is None else folds(cases, n_folds, options.seed))]
     unknown = set(only) - set(range(1, len(parts) + 1))
     if unknown:
         raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
+    say(f"Checking {len(cases)} cases")
+    refuse_problems(cases)
     _claim(output, {"folds": [[case.name for case in unseen] for unseen in parts], "options": repr(options)})
     for number, unseen in enumerate(parts, start=1):
         if only and number not in only:
