@@ -112,6 +112,51 @@ def test_cases_of_all_folds_are_checked_before_anything_starts(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def brighten(data: Path, case: str) -> None:
+    scan = sitk.ReadImage(str(data / f"{case}.nrrd"))
+    sitk.WriteImage(scan + 1, str(data / f"{case}.nrrd"))
+
+
+def test_a_cross_validation_does_not_go_on_over_data_that_changed(data, tmp_path):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    brighten(data, "Case2")
+    with pytest.raises(UserError, match=r"Since this cross-validation began, Case2 changed\."):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[2])
+    assert not (tmp_path / "out" / "fold-2").exists()
+
+
+def test_data_that_change_between_two_folds_stop_it(data, tmp_path):
+    def say(sentence: str) -> None:
+        if sentence == "Fold 2 of 2":
+            brighten(data, "Case2")
+            (data / "Case3.nrrd").unlink()
+
+    with pytest.raises(UserError, match=r"began, Case2, Case3 changed\."):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU, say=say)
+    assert not (tmp_path / "out" / "fold-2").exists()
+
+
+def test_no_fold_learns_from_a_case_that_came_since(data, tmp_path):
+    def say(sentence: str) -> None:
+        if sentence == "Fold 2 of 2":
+            for end in ("", "_segmentation"):
+                shutil.copy(data / f"Case0{end}.nrrd", data / f"Copy{end}.nrrd")
+
+    assert len(cross_validate(data, tmp_path / "out", 2, QUICK, CPU, say=say)) == 4
+    seen = read_description(tmp_path / "out" / "fold-2")["training"]["training_cases"]
+    assert len(seen) == 2
+    assert "Copy" not in seen
+
+
+def test_a_plan_of_an_earlier_version_is_not_gone_on_with(data, tmp_path):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    plan = json.loads((tmp_path / "out" / "crossvalidation.json").read_text())
+    del plan["cases"]
+    (tmp_path / "out" / "crossvalidation.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="another cross-validation, or one of an earlier version"):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+
+
 def test_too_many_folds_are_a_sentence(data, tmp_path):
     with pytest.raises(UserError, match="5 folds"):
         cross_validate(data, tmp_path / "out", 5, QUICK, CPU)

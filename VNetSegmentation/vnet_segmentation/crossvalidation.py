@@ -13,12 +13,13 @@ from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
-from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation import Row, compare_result, write_table
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
+from vnet_segmentation.training_cache import files_digest
 from vnet_segmentation.training_plan import TrainingOptions
 from vnet_segmentation.training_state import discard, state_folder
 
@@ -57,7 +58,8 @@ def cross_validate(
 
     Raises:
         UserError: there are no such folds (`ExitCode.USAGE`), cases have problems (all of them are listed, before
-            anything starts), or the output is of another cross-validation; or see `train_model.train_model`.
+            anything starts), cases changed since the first call, or the output is of another cross-validation; or see
+            `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
     cases = [replace(case, label=options.label) for case in find_cases(data) if case.split != "test"]
@@ -67,7 +69,12 @@ def cross_validate(
         raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
     say(f"Checking {len(cases)} cases")
     refuse_problems(cases)
-    _claim(output, {"folds": [[case.name for case in unseen] for unseen in parts], "options": repr(options)})
+    plan: dict[str, Any] = {
+        "folds": [[case.name for case in unseen] for unseen in parts],
+        "options": repr(options),
+        "cases": _digests(cases),
+    }
+    _claim(output, plan)
     for number, unseen in enumerate(parts, start=1):
         if only and number not in only:
             continue
@@ -78,9 +85,9 @@ def cross_validate(
         model = output / f"fold-{number}"
         if not (model / "model.json").exists():
             say(f"Fold {number} of {len(parts)}")
-            held_out = replace(options, validation=(), held_out=tuple(case.name for case in unseen))
+            settings = replace(options, validation=(), held_out=_held_out(data, plan["cases"], unseen))
             try:
-                train_model(data, model, held_out, device, output / "cache", True, say, report, should_stop)
+                train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
             except UserError as error:
                 if error.exit_code == ExitCode.CANCELLED:
                     raise Cancelled from error
@@ -107,11 +114,44 @@ def _claim(output: Path, plan: dict[str, Any]) -> None:
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
-    elif json.loads(path.read_text("utf-8")) != plan:
+        return
+    stored = json.loads(path.read_text("utf-8"))
+    if {**stored, "cases": plan["cases"]} == plan:
+        # Earlier versions did not keep any: what has not changed since cannot be told.
+        _refuse_changes(stored.get("cases", {}), plan["cases"])
+    if stored != plan:
         raise UserError(
-            f"{output} holds another cross-validation. Give the same data and options as there, or choose another "
-            "output."
+            f"{output} holds another cross-validation, or one of an earlier version. Give the same data and options as "
+            "there, or choose another output."
         )
+
+
+def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tuple[str, ...]:
+    """What a fold must not learn from: the cases that judge it, and whatever is not in the plan, as it came since.
+
+    Args:
+        digests: of the cases in the plan.
+
+    Raises:
+        UserError: cases in the plan changed.
+    """
+    cases = find_cases(data)
+    _refuse_changes(digests, _digests([case for case in cases if case.name in digests]))
+    learning = digests.keys() - {case.name for case in unseen}
+    return tuple(case.name for case in cases if case.name not in learning)
+
+
+def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
+    changed = [name for name, digest in before.items() if now.get(name) != digest]
+    if changed:
+        raise UserError(
+            f"Since this cross-validation began, {list_names(changed)} changed. Put the former files back, or choose "
+            "another output."
+        )
+
+
+def _digests(cases: Sequence[Case]) -> dict[str, str]:
+    return {case.name: files_digest(case) for case in cases}
 
 
 def _mask(output: Path, case: Case) -> Path:

@@ -147,6 +147,15 @@ def load_cases(
     return [_load_case(case, preprocessing, cache_folder, report) for case in cases]
 
 
+def files_digest(case: Case) -> str:
+    """Tells the contents of a case's files apart from all others, wherever they lie and whatever they are called."""
+    digest = hashlib.sha256()
+    for path in (case.image, case.mask):
+        for file in _files_of(path):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 class SyntheticCases(Sequence[TrainingCase]):
     """Phantoms as training cases: always the same ones, and never the demo's. Each is made when it is first asked for,
     so that no training waits for phantoms that it may never draw.
@@ -196,7 +205,7 @@ def _load_case(
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
 
-    source = _files_digest(case)
+    source = files_digest(case)
     settings = _settings_digest(preprocessing, case.label, source)
     arrays = _stored(cache_folder / f"{case.name}-{settings}.npz", make)
     return TrainingCase.from_arrays(case.name, *arrays, source, case.label)
@@ -219,14 +228,6 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
             return to_tensor(stored["image"]), to_tensor(stored["coverage"])
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-
-
-def _files_digest(case: Case) -> str:
-    digest = hashlib.sha256()
-    for path in (case.image, case.mask):
-        for file in _files_of(path):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 def _settings_digest(preprocessing: Preprocessing, *others: Any) -> str:
