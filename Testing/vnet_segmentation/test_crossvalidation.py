@@ -17,6 +17,7 @@ from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training_plan import TrainingOptions
 
 CPU = Device("cpu", "float32", "It was asked for.")
@@ -155,6 +156,28 @@ def test_a_plan_of_an_earlier_version_is_not_gone_on_with(data, tmp_path):
     (tmp_path / "out" / "crossvalidation.json").write_text(json.dumps(plan))
     with pytest.raises(UserError, match="another cross-validation, or one of an earlier version"):
         cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+
+
+@pytest.mark.parametrize("names_cases", [True, False])
+def test_a_model_that_has_learned_from_the_unseen_cases_is_not_taken(data, tmp_path, names_cases):
+    output, options = tmp_path / "out", replace(QUICK, names_cases=names_cases, validation=0)
+    train_model(data, tmp_path / "all" / "fold-1", options, CPU)
+    shutil.copytree(tmp_path / "all" / "fold-1", output / "fold-1")
+    with pytest.raises(UserError, match=r"fold-1 has learned from Case\d, Case\d, and so cannot be judged"):
+        cross_validate(data, output, 2, options, CPU)
+    assert not (output / "masks").exists()
+    # Nor to start from.
+    with pytest.raises(UserError, match="fold-1 has learned from"):
+        cross_validate(data, tmp_path / "base", 2, replace(options, base=tmp_path / "all" / "fold-1"), CPU)
+
+
+def test_models_that_were_made_elsewhere_are_measured(data, tmp_path):
+    rows = cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+    for fold in ("fold-1", "fold-2"):
+        shutil.copytree(tmp_path / "out" / fold, tmp_path / "again" / fold)
+    said: list[str] = []
+    assert cross_validate(data, tmp_path / "again", 2, QUICK, CPU, say=said.append) == rows
+    assert not any(sentence.startswith("Training") for sentence in said)
 
 
 def test_too_many_folds_are_a_sentence(data, tmp_path):

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.bundle import read_description
 from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation import Row, compare_result, write_table
+from vnet_segmentation.model_library import known_cases
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.train_model import train_model
@@ -46,8 +48,8 @@ def cross_validate(
 
     Args:
         data: see `dataset.find_cases`; test cases are left out, other splits are not looked at.
-        output: gets `fold-1` and so on (model bundles), `masks` (with a report each), `TABLE_NAME` and
-            `HISTOGRAM_NAME`.
+        output: gets `fold-1` and so on (model bundles; one that is there is taken), `masks` (with a report each),
+            `TABLE_NAME` and `HISTOGRAM_NAME`.
         n_folds: see `dataset_splits.folds`; None: a fold for each site, in the order of their names.
         options: of each fold's training; ``minutes`` is for one fold, ``validation`` and ``held_out`` are set here.
         only: numbers of the folds to do, from 1; empty: all.
@@ -58,8 +60,8 @@ def cross_validate(
 
     Raises:
         UserError: there are no such folds (`ExitCode.USAGE`), cases have problems (all of them are listed, before
-            anything starts), cases changed since the first call, or the output is of another cross-validation; or see
-            `train_model.train_model`.
+            anything starts), cases changed since the first call, the output is of another cross-validation, or a model
+            in it, or the base, has learned from what it is to be judged by; or see `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
     cases = [replace(case, label=options.label) for case in find_cases(data) if case.split != "test"]
@@ -68,7 +70,7 @@ def cross_validate(
     if unknown:
         raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
     say(f"Checking {len(cases)} cases")
-    refuse_problems(cases)
+    voxel_hashes = refuse_problems(cases)
     plan: dict[str, Any] = {
         "folds": [[case.name for case in unseen] for unseen in parts],
         "options": repr(options),
@@ -83,7 +85,9 @@ def cross_validate(
             say(f"Fold {number} of {len(parts)} is done")
             continue
         model = output / f"fold-{number}"
-        if not (model / "model.json").exists():
+        made = (model / "model.json").exists()
+        _refuse_learned(model if made else options.base, {case.name: voxel_hashes[case.name] for case in unseen})
+        if not made:
             say(f"Fold {number} of {len(parts)}")
             settings = replace(options, validation=(), held_out=_held_out(data, plan["cases"], unseen))
             try:
@@ -139,6 +143,20 @@ def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tu
     _refuse_changes(digests, _digests([case for case in cases if case.name in digests]))
     learning = digests.keys() - {case.name for case in unseen}
     return tuple(case.name for case in cases if case.name not in learning)
+
+
+def _refuse_learned(model: Path | None, voxel_hashes: dict[str, str]) -> None:
+    """Refuses a model that has learned from the cases that it, or what is made of it, is to be judged by.
+
+    Args:
+        voxel_hashes: see `model_library.known_cases`.
+    """
+    known = known_cases(read_description(model), voxel_hashes) if model else []
+    if known:
+        raise UserError(
+            f"{model} has learned from {list_names(known)}, and so cannot be judged by them. Choose another output, or "
+            "another model to start from."
+        )
 
 
 def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
