@@ -18,6 +18,7 @@ from untrained_model import save_untrained_model
 from vnet_segmentation import __main__, cli, segmenter
 from vnet_segmentation.cli import run
 from vnet_segmentation.errors import ExitCode
+from vnet_segmentation.scans import voxel_hash
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2] / "VNetSegmentation"
 
@@ -231,11 +232,21 @@ def test_evaluate_says_when_the_model_has_learned_from_what_it_is_measured_on(
         sitk.WriteImage(scan, str(data / f"{case}.nii.gz"))
         sitk.WriteImage(mask, str(data / f"{case}_segmentation.nii.gz"))
     assert run(["evaluate", str(data), *options]) == ExitCode.OK
-    assert "learned from 1 of these cases, by their names: expect less on new ones." in capsys.readouterr().out
-    # A model that does not name its cases says how many there are.
-    description["training"]["training_cases"] = 2
+    assert "learned from 1 of these cases, by voxels or name: expect less on new ones." in capsys.readouterr().out
+    # A model that does not name its cases says how many there are, and knows their voxels.
+    description["training"] = {"training_cases": 1, "voxel_hashes": [voxel_hash(bright_ball()[0])]}
     (tiny_model / "model.json").write_text(json.dumps(description), "utf-8")
     assert run(["evaluate", str(data), *options]) == ExitCode.OK
+    assert "learned from 2 of these cases" in capsys.readouterr().out
+    results = ["evaluate", str(data), "--results", str(tmp_path / "masks"), "--model", str(tiny_model)]
+    assert run(["batch", str(data), "-o", str(tmp_path / "masks"), *options]) == ExitCode.OK
+    (data / "Case00.nii.gz").unlink()
+    capsys.readouterr()
+    assert run(results) == ExitCode.OK
+    assert "learned from 1 of these cases" in capsys.readouterr().out
+    description["training"] = {"training_cases": 2}
+    (tiny_model / "model.json").write_text(json.dumps(description), "utf-8")
+    assert run(results) == ExitCode.OK
     assert "learned" not in capsys.readouterr().out
 
 

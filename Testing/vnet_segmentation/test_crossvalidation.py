@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training_plan import TrainingOptions
 
 CPU = Device("cpu", "float32", "It was asked for.")
@@ -90,6 +92,92 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
     rows = cross_validate(data, output, 2, QUICK, CPU)
     assert [model.name for model in trained] == ["fold-2"]
     assert len(rows) == 4
+
+
+def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):
+    for end in ("", "_segmentation"):
+        (data / f"Case1{end}.nrrd").rename(data / f"Case0_prostate{end}.nrrd")
+    rows = cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+    assert [row.case for row in rows] == ["Case0", "Case0_prostate", "Case2", "Case3"]
+
+
+def test_cases_of_all_folds_are_checked_before_anything_starts(data, tmp_path):
+    for end in ("", "_segmentation"):
+        shutil.copy(data / f"Case1{end}.nrrd", data / f"Copy{end}.nrrd")
+    mask = sitk.ReadImage(str(data / "Case2_segmentation.nrrd"))
+    sitk.WriteImage(mask * 0, str(data / "Case2_segmentation.nrrd"))
+    with pytest.raises(UserError) as raised:
+        cross_validate(data, tmp_path / "out", 5, QUICK, CPU)
+    assert "Case2_segmentation.nrrd is empty" in str(raised.value)
+    assert "Copy.nrrd is the same scan as that of Case1" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def brighten(data: Path, case: str) -> None:
+    scan = sitk.ReadImage(str(data / f"{case}.nrrd"))
+    sitk.WriteImage(scan + 1, str(data / f"{case}.nrrd"))
+
+
+def test_a_cross_validation_does_not_go_on_over_data_that_changed(data, tmp_path):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    brighten(data, "Case2")
+    with pytest.raises(UserError, match=r"Since this cross-validation began, Case2 changed\."):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[2])
+    assert not (tmp_path / "out" / "fold-2").exists()
+
+
+def test_data_that_change_between_two_folds_stop_it(data, tmp_path):
+    def say(sentence: str) -> None:
+        if sentence == "Fold 2 of 2":
+            brighten(data, "Case2")
+            (data / "Case3.nrrd").unlink()
+
+    with pytest.raises(UserError, match=r"began, Case2, Case3 changed\."):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU, say=say)
+    assert not (tmp_path / "out" / "fold-2").exists()
+
+
+def test_no_fold_learns_from_a_case_that_came_since(data, tmp_path):
+    def say(sentence: str) -> None:
+        if sentence == "Fold 2 of 2":
+            for end in ("", "_segmentation"):
+                shutil.copy(data / f"Case0{end}.nrrd", data / f"Copy{end}.nrrd")
+
+    assert len(cross_validate(data, tmp_path / "out", 2, QUICK, CPU, say=say)) == 4
+    seen = read_description(tmp_path / "out" / "fold-2")["training"]["training_cases"]
+    assert len(seen) == 2
+    assert "Copy" not in seen
+
+
+def test_a_plan_of_an_earlier_version_is_not_gone_on_with(data, tmp_path):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    plan = json.loads((tmp_path / "out" / "crossvalidation.json").read_text())
+    del plan["cases"]
+    (tmp_path / "out" / "crossvalidation.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="another cross-validation, or one of an earlier version"):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+
+
+@pytest.mark.parametrize("names_cases", [True, False])
+def test_a_model_that_has_learned_from_the_unseen_cases_is_not_taken(data, tmp_path, names_cases):
+    output, options = tmp_path / "out", replace(QUICK, names_cases=names_cases, validation=0)
+    train_model(data, tmp_path / "all" / "fold-1", options, CPU)
+    shutil.copytree(tmp_path / "all" / "fold-1", output / "fold-1")
+    with pytest.raises(UserError, match=r"fold-1 has learned from Case\d, Case\d, and so cannot be judged"):
+        cross_validate(data, output, 2, options, CPU)
+    assert not (output / "masks").exists()
+    # Nor to start from.
+    with pytest.raises(UserError, match="fold-1 has learned from"):
+        cross_validate(data, tmp_path / "base", 2, replace(options, base=tmp_path / "all" / "fold-1"), CPU)
+
+
+def test_models_that_were_made_elsewhere_are_measured(data, tmp_path):
+    rows = cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
+    for fold in ("fold-1", "fold-2"):
+        shutil.copytree(tmp_path / "out" / fold, tmp_path / "again" / fold)
+    said: list[str] = []
+    assert cross_validate(data, tmp_path / "again", 2, QUICK, CPU, say=said.append) == rows
+    assert not any(sentence.startswith("Training") for sentence in said)
 
 
 def test_too_many_folds_are_a_sentence(data, tmp_path):

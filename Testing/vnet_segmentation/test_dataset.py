@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.dataset import Case, check_cases, find_cases
-from vnet_segmentation.dataset_splits import folds, split_by_site
+from vnet_segmentation.dataset_splits import folds, site_folds, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 
 SIZE = (20, 24, 12)
@@ -81,10 +81,18 @@ def test_promise12_folder_in_all_formats(tmp_path: Path) -> None:
 
 def test_promise12_sites_come_from_the_table(tmp_path: Path) -> None:
     touch(tmp_path, *(f"Case0{i}{end}.mhd" for i in range(3) for end in ("", "_segmentation")))
-    # With a byte order mark, as spreadsheets write it, other columns and a case that is not there.
-    table = "case,spacing,site\nCase01,1.0,UCL\nCase00,1.0, HK\nCase07,1.0,BIDMC\n"
+    # With a byte order mark, other columns and an empty row, as spreadsheets write it.
+    table = "case,spacing,site\nCase01,1.0,UCL\nCase00,1.0, HK\n,,\n"
     (tmp_path / "cases.csv").write_text(table, encoding="utf-8-sig")
     assert [case.site for case in find_cases(tmp_path)] == ["HK", "UCL", ""]
+
+
+@pytest.mark.parametrize("files", [["a.mhd", "a_segmentation.mhd"], ["imagesTr/a.mhd", "labelsTr/a.mhd"]])
+def test_a_site_of_no_case_is_named(tmp_path: Path, files: list[str]) -> None:
+    touch(tmp_path, *files)
+    (tmp_path / "cases.csv").write_text("case,site\na,UCL\nA,HK\nb,HK\n")
+    with pytest.raises(UserError, match=r"no case A, b in .*cases\.csv"):
+        find_cases(tmp_path)
 
 
 def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
@@ -104,7 +112,7 @@ def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
 def test_nnunet_layout_takes_the_first_channel(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr", "p_001_0000.nii.gz", "p_001_0001.nii.gz", "p_002_0000.nii.gz")
     touch(tmp_path / "labelsTr", "p_001.nii.gz", "p_002.nii.gz", "p_003.nii.gz")
-    touch(tmp_path, "dataset.json")
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "MRI"}}', encoding="utf-8")
     (tmp_path / "cases.csv").write_text("case,site\np_002,UCL\n", encoding="utf-8")
     assert find_cases(tmp_path) == [
         Case("p_001", tmp_path / "imagesTr/p_001_0000.nii.gz", tmp_path / "labelsTr/p_001.nii.gz"),
@@ -120,6 +128,45 @@ def test_decathlon_layout_has_images_named_like_labels(tmp_path: Path) -> None:
         ("prostate_00", "prostate_00.nii.gz"),
         ("prostate_2019", "prostate_2019.nii.gz"),
     ]
+
+
+def test_without_a_first_channel_four_digits_are_part_of_the_name(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "prostate_0001.nii.gz", "prostate_0002.nii.gz")
+    touch(tmp_path / "labelsTr", "prostate_0001.nii.gz")
+    cases = find_cases(tmp_path)
+    assert [case.image.name for case in cases] == ["prostate_0001.nii.gz", "prostate_0002.nii.gz"]
+    assert cases[1].mask == tmp_path / "labelsTr" / "prostate_0002.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        '{"channel_names": {"0": "ADC", "1": "T2W", "2": "noNorm"}}',
+        '{"modality": {"0": "HBV", "1": "axial T2", "2": "DWI b800"}}',
+    ],
+)
+def test_of_several_channels_the_t2_weighted_one_is_taken(tmp_path: Path, table: str) -> None:
+    touch(tmp_path / "imagesTr", *(f"a_000{channel}.nii.gz" for channel in range(3)), "b_0000.nii.gz")
+    touch(tmp_path / "labelsTr", "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(table, encoding="utf-8")
+    # What has no T2 is listed as a case without it.
+    assert [case.image.name for case in find_cases(tmp_path)] == ["a_0001.nii.gz", "b_0001.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{"channel_names": {"0": "ADC", "1": "HBV"}}', "ADC, HBV, none is called T2"),
+        ('{"channel_names": {"0": "T2", "1": "T2 fat-sat"}}', "T2, T2 fat-sat, more than one is called T2"),
+        ('{"channel_names": ["T2"]}', "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_channel_is_not_guessed(tmp_path: Path, table: str, message: str) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (tmp_path / "dataset.json").write_text(table, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        find_cases(tmp_path)
 
 
 def test_images_without_a_folder_of_labels(tmp_path: Path) -> None:
@@ -246,6 +293,30 @@ def test_empty_mask(case: Case) -> None:
 def test_mask_of_everything(case: Case) -> None:
     write(mask_image() * 0 + 1, case.mask)
     assert "Case00_segmentation.nii.gz covers the whole image" in sentences(case)[0]
+
+
+def test_mask_of_less_than_a_gland(case: Case) -> None:
+    mask = mask_image() * 0
+    # 5.625 mm3 each: 0.99 ml.
+    mask[4:12, 6:17, 5:7] = 1
+    write(mask, case.mask)
+    assert "Case00_segmentation.nii.gz has 0.99 ml: too little" in sentences(case)[0]
+    assert check_cases([case], for_training=False) == []
+    mask[4:12, 17:19, 5] = 1
+    write(mask, case.mask)
+    assert sentences(case) == []
+
+
+def test_mask_in_two_parts(case: Case) -> None:
+    mask = mask_image()
+    # 256 voxels have a tenth of 25.6.
+    mask[0:5, 0:5, 0] = 1
+    write(mask, case.mask)
+    assert sentences(case) == []
+    mask[0, 0, 1] = 1
+    write(mask, case.mask)
+    assert "Case00_segmentation.nii.gz has a second part, of 10% of the largest" in sentences(case)[0]
+    assert check_cases([case], for_training=False) == []
 
 
 def test_several_labels_are_named(case: Case) -> None:
@@ -396,6 +467,13 @@ def test_folds_depend_on_the_seed_only() -> None:
 def test_folds_leave_test_cases_out() -> None:
     cases = [*make_cases(a=4), Case("t", Path("t"), Path("tm"), "a", "test")]
     assert all("t" not in {case.name for case in part} for pair in folds(cases, 2, seed=0) for part in pair)
+
+
+def test_a_case_of_unknown_site_cannot_be_told_from_the_site_that_is_left_out() -> None:
+    unknown = [Case(name, Path(name), Path(f"{name}_m")) for name in ("x", "y")]
+    with pytest.raises(UserError, match="no site for x, y"):
+        site_folds([*make_cases(a=2, b=2), *unknown])
+    assert [len(unseen) for _, unseen in site_folds(make_cases(a=3, b=2))] == [3, 2]
 
 
 @pytest.mark.parametrize("n_folds", [1, 5])

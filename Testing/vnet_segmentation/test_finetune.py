@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.improvement import BETTER
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
+from vnet_segmentation.scans import read_scan, voxel_hash
 from vnet_segmentation.train_model import TrainingResult
 from vnet_segmentation.training import Progress
 from vnet_segmentation.training_folder import add_case
@@ -135,6 +137,34 @@ def test_a_model_carries_no_names_paths_or_headers(data: Path, base: Path, tmp_p
             assert secret not in content, f"{secret!r} is in {file.name}"
 
 
+def test_what_a_model_has_learned_from_is_known_without_names(data: Path, base: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "first", options(base, iterations=1, validation=0))
+    # Gone, as the second model's parent may be, and under other names.
+    train(data, tmp_path / "second", options(tmp_path / "first", iterations=1, validation=0, held_out=("Moe",)))
+    shutil.rmtree(tmp_path / "first")
+    for end in ("", "_segmentation"):
+        (data / f"Moe{end}.nrrd").rename(data / f"Zoe{end}.nrrd")
+    said: list[str] = []
+    result = train(data, tmp_path / "third", options(tmp_path / "second", iterations=1), say=said.append)
+    (sentence,) = [one for one in said if one.startswith("It has learned from")]
+    assert all(name in sentence for name in ("Doe^John", "Poe 1809", "Roe-Jane", "Zoe"))
+    assert result.improvement is not None
+    assert "both look too good" in result.improvement.sentence
+    hashes = read_description(tmp_path / "third")["training"]["voxel_hashes"]
+    assert hashes == sorted(voxel_hash(read_scan(case.image)) for case in find_cases(data))
+    assert hashes[0] not in (tmp_path / "third" / "README.md").read_text()
+
+
+def test_a_model_that_has_not_learned_from_what_judges_it_is_not_said_to(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "first", options(base, iterations=1, validation=("Moe",)))
+    said: list[str] = []
+    settings = options(tmp_path / "first", iterations=1, validation=("Moe",))
+    train(data, tmp_path / "second", settings, say=said.append)
+    assert not any("learned from Moe" in one for one in said)
+
+
 def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "mine", options(base, names_cases=True))
     description = read_description(tmp_path / "mine")
@@ -177,6 +207,15 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
     sitk.WriteImage(mask, str(mask_file))
     with pytest.raises(UserError, match=re.escape(f"Since this training began, {find_cases(data)[0].name} changed")):
         train(data, tmp_path / "mine", options(base), resume=True)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'])
+def test_a_damaged_fold_is_made_again(data: Path, base: Path, tmp_path: Path, content: str) -> None:
+    whole = train(data, tmp_path / "mine", options(base))
+    (tmp_path / "mine.training" / "fold-1.json").write_text(content)
+    said: list[str] = []
+    assert train(data, tmp_path / "mine", options(base), resume=True, say=said.append) == whole
+    assert "Training on 2 cases. It was asked for." in said
 
 
 def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from vnet_segmentation import model_library
-from vnet_segmentation.bundle import save_bundle
+from vnet_segmentation.bundle import read_description, save_bundle
+from vnet_segmentation.dataset import find_cases, refuse_problems
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.model_library import bundled_models_folder, find_model, list_models
+from vnet_segmentation.model_library import bundled_models_folder, find_model, known_cases, learned_scans, list_models
 from vnet_segmentation.network import VNet
 from vnet_segmentation.user_folders import user_models_folder
 
@@ -162,3 +164,22 @@ def test_users_folder_is_where_the_platform_keeps_data(
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.setattr(sys, "platform", platform)
     assert user_models_folder() == tmp_path / expected
+
+
+def test_cases_are_known_by_name_or_by_voxels_through_all_parents(own: Path) -> None:
+    parent = read_description(own / "mine")
+    parent["training"] = {"training_cases": ["a"], "voxel_hashes": ["0", 1, None]}
+    (own / "mine" / "model.json").write_text(json.dumps(parent), encoding="utf-8")
+    child = {
+        "training": {"training_cases": 1, "voxel_hashes": ["3"]},
+        "parent": {"name": "mine", "sha256": parent["weights"]["sha256"]},
+    }
+    assert known_cases(child, {"a": "9", "b": "0", "c": "1", "d": "3", "e": ""}) == ["a", "b", "d"]
+    assert learned_scans(child) == {"0", "3"}
+    assert known_cases({"training": {}, "parent": None}, {"a": "9"}) == []
+
+
+def test_the_bundled_model_knows_the_scans_that_it_has_learned_from(promise12: Path) -> None:
+    hashes = refuse_problems(find_cases(promise12))
+    unnamed = {f"scan-{number}": scan for number, scan in enumerate(hashes.values())}
+    assert known_cases(read_description(find_model("prostate-t2")), unnamed) == list(unnamed)

@@ -233,6 +233,31 @@ def test_voxels_beside_a_header_are_part_of_the_file(tmp_path: Path, load: Loade
     assert not torch.equal(before.image, after.image)
 
 
+@pytest.mark.parametrize(
+    ("ending", "old", "new"),
+    [
+        (".mhd", "ElementDataFile = Case00.raw", "ElementDataFile = s[1]%02d.raw 0 15 1"),
+        (".nhdr", "data file: Case00.raw", "data file: s[1]%02d.raw 0 15 1"),
+    ],
+)
+def test_slices_that_a_pattern_names_are_part_of_the_file(
+    tmp_path: Path, load: Loader, ending: str, old: str, new: str
+) -> None:
+    case = write_case(tmp_path / "data", ending=ending)
+    voxels = np.fromfile(case.image.with_suffix(".raw"), np.float32).reshape(SIZE[::-1])
+    for number, one in enumerate(voxels):
+        one.tofile(case.image.with_name(f"s[1]{number:02}.raw"))
+    header = case.image.read_text()
+    assert old in header
+    case.image.write_text(header.replace(old, new))
+    case.image.with_suffix(".raw").unlink()
+    before = load(case)[0]
+    (voxels[7] + 100).tofile(case.image.with_name("s[1]07.raw"))
+    after = load(case)[0]
+    assert load.prepared == ["Case00"]
+    assert not torch.equal(before.image, after.image)
+
+
 def test_voxels_beside_a_nifti_header_are_part_of_the_file(tmp_path: Path, load: Loader) -> None:
     case = write_case(tmp_path / "data", ending=".hdr")
     for named in (case, replace(case, image=case.image.with_suffix(".img"))):

@@ -7,7 +7,8 @@ model.json says what the weights are and travels with them:
     network          layout, width, normalisation: the arguments of `VNet`
     preprocessing    settings that the network was trained with, as `preprocessing.Preprocessing` knows them
     labels           names of the network's output channels
-    training         data, their terms, recipe
+    training         data, their terms, recipe; voxel_hashes: `scans.voxel_hash` of each scan that it, or a model that
+                     it was made from, has learned from
     metrics          what was measured, on which cases
     parent           name and SHA-256 of the weights that training started from, or null
     versions         of torch and of this package, when it was saved

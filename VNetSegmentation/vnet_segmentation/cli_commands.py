@@ -19,7 +19,7 @@ from vnet_segmentation.batch_cases import BatchOptions
 from vnet_segmentation.batch_tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.model_library import description_of, find_model, learned_cases, list_models
+from vnet_segmentation.model_library import description_of, find_model, known_cases, list_models
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.terminal import Interrupt, ProgressBar, format_duration
 
@@ -182,7 +182,7 @@ def _show_training(progress: Progress) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
     from vnet_segmentation.bundle import read_description
-    from vnet_segmentation.dataset import find_cases, refuse_problems
+    from vnet_segmentation.dataset import find_cases, inspect_cases, refuse_problems
     from vnet_segmentation.evaluation import check_table, compare_results, evaluate_cases, format_table, write_table
 
     # Before anything is computed: a slip in a name is answered at once.
@@ -201,18 +201,21 @@ def evaluate(options: argparse.Namespace) -> int:
             # It may be in no library.
             description = read_description(find_model(options.model))
             of_model[description["weights"]["sha256"]] = description
+        # The scans have not been read; some may not be there.
+        inspected = inspect_cases(cases, for_training=False) if any(of_model.values()) else []
+        voxel_hashes = {found.case.name: found.voxel_hash for found in inspected}
     else:
         segmenter = _segmenter(options)
         # All of them first: one that cannot be read costs no other its result.
-        refuse_problems(cases, for_training=False)
+        voxel_hashes = refuse_problems(cases, for_training=False)
         evaluated = evaluate_cases(segmenter, cases, options.threshold)
         rows = list(tqdm(evaluated, total=len(cases), disable=not sys.stderr.isatty(), leave=False))
         of_model = {rows[0].model_sha256: segmenter.description}
     print(format_table(rows))
-    learned = {sha256: learned_cases(description) for sha256, description in of_model.items() if description}
-    n_known = sum(row.case in learned.get(row.model_sha256, ()) for row in rows)
+    known = {sha256: known_cases(description, voxel_hashes) for sha256, description in of_model.items() if description}
+    n_known = sum(row.case in known.get(row.model_sha256, ()) for row in rows)
     if n_known:
-        print(f"The model has learned from {n_known} of these cases, by their names: expect less on new ones.")
+        print(f"The model has learned from {n_known} of these cases, by voxels or name: expect less on new ones.")
     if options.output:
         write_table(rows, options.output)
         print(f"Table: {options.output}")

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.dataset import Case, find_cases
+from vnet_segmentation.bundle import read_description
+from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.device import Device
 from vnet_segmentation.dice_histogram import write_histogram
-from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.evaluation import Row, compare_results, write_table
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
+from vnet_segmentation.evaluation import Row, compare_result, write_table
+from vnet_segmentation.model_library import known_cases
 from vnet_segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.train_model import train_model
 from vnet_segmentation.training import Progress
+from vnet_segmentation.training_cache import files_digest
 from vnet_segmentation.training_plan import TrainingOptions
 from vnet_segmentation.training_state import discard, state_folder
 
@@ -45,8 +48,8 @@ def cross_validate(
 
     Args:
         data: see `dataset.find_cases`; test cases are left out, other splits are not looked at.
-        output: gets `fold-1` and so on (model bundles), `masks` (with a report each), `TABLE_NAME` and
-            `HISTOGRAM_NAME`.
+        output: gets `fold-1` and so on (model bundles; one that is there is taken), `masks` (with a report each),
+            `TABLE_NAME` and `HISTOGRAM_NAME`.
         n_folds: see `dataset_splits.folds`; None: a fold for each site, in the order of their names.
         options: of each fold's training; ``minutes`` is for one fold, ``validation`` and ``held_out`` are set here.
         only: numbers of the folds to do, from 1; empty: all.
@@ -56,16 +59,24 @@ def cross_validate(
         The metrics of every case of the folds that are done.
 
     Raises:
-        UserError: there are no such folds (`ExitCode.USAGE`), or the output is of another cross-validation; or see
-            `train_model.train_model`.
+        UserError: there are no such folds (`ExitCode.USAGE`), cases have problems (all of them are listed, before
+            anything starts), cases changed since the first call, the output is of another cross-validation, or a model
+            in it, or the base, has learned from what it is to be judged by; or see `train_model.train_model`.
         Cancelled: `should_stop` said so.
     """
-    cases = [replace(case, label=options.label) for case in find_cases(data)]
+    cases = [replace(case, label=options.label) for case in find_cases(data) if case.split != "test"]
     parts = [unseen for _, unseen in (site_folds(cases) if n_folds is None else folds(cases, n_folds, options.seed))]
     unknown = set(only) - set(range(1, len(parts) + 1))
     if unknown:
         raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
-    _claim(output, {"folds": [[case.name for case in unseen] for unseen in parts], "options": repr(options)})
+    say(f"Checking {len(cases)} cases")
+    voxel_hashes = refuse_problems(cases)
+    plan: dict[str, Any] = {
+        "folds": [[case.name for case in unseen] for unseen in parts],
+        "options": repr(options),
+        "cases": _digests(cases),
+    }
+    _claim(output, plan)
     for number, unseen in enumerate(parts, start=1):
         if only and number not in only:
             continue
@@ -74,11 +85,13 @@ def cross_validate(
             say(f"Fold {number} of {len(parts)} is done")
             continue
         model = output / f"fold-{number}"
-        if not (model / "model.json").exists():
+        made = (model / "model.json").exists()
+        _refuse_learned(model if made else options.base, {case.name: voxel_hashes[case.name] for case in unseen})
+        if not made:
             say(f"Fold {number} of {len(parts)}")
-            held_out = replace(options, validation=(), held_out=tuple(case.name for case in unseen))
+            settings = replace(options, validation=(), held_out=_held_out(data, plan["cases"], unseen))
             try:
-                train_model(data, model, held_out, device, output / "cache", True, say, report, should_stop)
+                train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
             except UserError as error:
                 if error.exit_code == ExitCode.CANCELLED:
                     raise Cancelled from error
@@ -93,7 +106,7 @@ def cross_validate(
             segment_file(segmenter, case.image, outputs, overwrite=True)
         discard(state_folder(model))
     cases = [case for unseen in parts for case in unseen if _mask(output, case).exists()]
-    rows = sorted(compare_results(output / "masks", cases), key=lambda row: row.case)
+    rows = [compare_result(case, _mask(output, case)) for case in sorted(cases, key=lambda case: case.name)]
     write_table(rows, output / TABLE_NAME)
     write_histogram([row.comparison.whole.dice for row in rows], output / HISTOGRAM_NAME)
     return rows
@@ -105,11 +118,58 @@ def _claim(output: Path, plan: dict[str, Any]) -> None:
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
-    elif json.loads(path.read_text("utf-8")) != plan:
+        return
+    stored = json.loads(path.read_text("utf-8"))
+    if {**stored, "cases": plan["cases"]} == plan:
+        # Earlier versions did not keep any: what has not changed since cannot be told.
+        _refuse_changes(stored.get("cases", {}), plan["cases"])
+    if stored != plan:
         raise UserError(
-            f"{output} holds another cross-validation. Give the same data and options as there, or choose another "
-            "output."
+            f"{output} holds another cross-validation, or one of an earlier version. Give the same data and options as "
+            "there, or choose another output."
         )
+
+
+def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tuple[str, ...]:
+    """What a fold must not learn from: the cases that judge it, and whatever is not in the plan, as it came since.
+
+    Args:
+        digests: of the cases in the plan.
+
+    Raises:
+        UserError: cases in the plan changed.
+    """
+    cases = find_cases(data)
+    _refuse_changes(digests, _digests([case for case in cases if case.name in digests]))
+    learning = digests.keys() - {case.name for case in unseen}
+    return tuple(case.name for case in cases if case.name not in learning)
+
+
+def _refuse_learned(model: Path | None, voxel_hashes: dict[str, str]) -> None:
+    """Refuses a model that has learned from the cases that it, or what is made of it, is to be judged by.
+
+    Args:
+        voxel_hashes: see `model_library.known_cases`.
+    """
+    known = known_cases(read_description(model), voxel_hashes) if model else []
+    if known:
+        raise UserError(
+            f"{model} has learned from {list_names(known)}, and so cannot be judged by them. Choose another output, or "
+            "another model to start from."
+        )
+
+
+def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
+    changed = [name for name, digest in before.items() if now.get(name) != digest]
+    if changed:
+        raise UserError(
+            f"Since this cross-validation began, {list_names(changed)} changed. Put the former files back, or choose "
+            "another output."
+        )
+
+
+def _digests(cases: Sequence[Case]) -> dict[str, str]:
+    return {case.name: files_digest(case) for case in cases}
 
 
 def _mask(output: Path, case: Case) -> Path:

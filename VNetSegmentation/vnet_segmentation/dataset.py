@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +12,24 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.dicom import names_t2
+from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.mask_files import read_mask
+from vnet_segmentation.masks import part_sizes
 from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan, voxel_hash
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
 
+_MIN_GLAND_ML = 1.0
+"""A smaller mask is a slip of the hand: glands have 10 ml and more."""
+_MAX_STRAY_SHARE = 0.1
+"""Of the largest part; stray voxels at a gland's border are far fewer."""
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_FIRST_CHANNEL = "0000"
 _NAME = re.compile(r"[^\W_][\w .+-]*")
 _SPLITS = {
     "": "",
@@ -59,6 +67,18 @@ class Problem:
     """What is wrong, with the file's name."""
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What reading a case has shown."""
+
+    case: Case
+    problems: list[Problem]
+    volume_ml: float | None
+    """Of the gland; None if the mask cannot be read."""
+    voxel_hash: str
+    """Of the scan, see `scans.voxel_hash`; empty if it cannot be read."""
+
+
 def find_cases(path: Path) -> list[Case]:
     """Cases of a data set, in the order of their names (a manifest: in its own order).
 
@@ -69,13 +89,15 @@ def find_cases(path: Path) -> list[Case]:
             a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
             the sites in a ``cases.csv`` (columns case and site) if there is one;
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
-            of which the first channel (``_0000``) is taken; a 4D image, which holds several channels in one file as
+            of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
+            ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
             Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
             a CSV file with the columns image and mask, and optionally name, site and split (training, validation or
             test), its paths relative to the CSV file.
 
     Raises:
-        UserError: there is nothing, or nothing of these; a table is ill-formed; two cases have the same name.
+        UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
+            cases have the same name; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() == ".csv":
@@ -94,73 +116,66 @@ def find_cases(path: Path) -> list[Case]:
 
 def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Problem]:
     """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
-    several labels, other geometry, the same scan twice.
+    one that is too small or in two parts, several labels, other geometry, the same scan twice.
 
     Args:
-        for_training: False allows what only a training cannot use: a mask that is empty or covers all, and the same
+        for_training: False allows what only a training cannot use: a mask whose extent is no gland's, and the same
             scan in several cases, as where two readers drew it.
 
     Returns:
         Problems in the order of the cases; empty if every case can be trained on.
     """
-    return [problem for _, problems, _ in inspect_cases(cases, for_training) for problem in problems]
+    return [problem for found in inspect_cases(cases, for_training) for problem in found.problems]
 
 
-def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> None:
-    """Raises `UserError`, with all that `check_cases` lists, unless every case can be used."""
-    problems = check_cases(cases, for_training)
+def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> dict[str, str]:
+    """Reads every pair and refuses what cannot be used.
+
+    Returns:
+        `scans.voxel_hash` of each case's scan, by the case's name: it is known from the check.
+
+    Raises:
+        UserError: with all that `check_cases` lists.
+    """
+    inspected = list(inspect_cases(cases, for_training))
+    problems = [problem for found in inspected for problem in found.problems]
     if problems:
         n_cases = len({problem.case for problem in problems})
         have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
         lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
         raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
+    return {found.case.name: found.voxel_hash for found in inspected}
 
 
-def inspect_cases(
-    cases: Sequence[Case], for_training: bool = True
-) -> Iterator[tuple[Case, list[Problem], float | None]]:
+def inspect_cases(cases: Sequence[Case], for_training: bool = True) -> Iterator[Inspection]:
     """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
     validated with.
 
     Args:
         for_training: see `check_cases`.
-
-    Yields:
-        The case, what is wrong with it, and the gland's volume in ml (None if the mask cannot be read).
     """
     first: dict[str, str] = {}
     for case in cases:
         found = _inspect(case, for_training)
-        problems = found.problems
         name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
         if for_training and name != case.name:
             sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
-            problems = [*problems, Problem(case.name, case.image, sentence)]
-        yield case, problems, found.volume_ml
+            found.problems.append(Problem(case.name, case.image, sentence))
+        yield found
 
 
-@dataclass(frozen=True)
-class _Inspection:
-    problems: list[Problem]
-    volume_ml: float | None
-    """Of the gland; None if the mask cannot be read."""
-    voxel_hash: str
-    """Of the scan; empty if it cannot be read."""
-
-
-def _inspect(case: Case, for_training: bool) -> _Inspection:
+def _inspect(case: Case, for_training: bool) -> Inspection:
     scan = _read(case, case.image, read_scan)
     mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
     problems = [found for found in (scan, mask) if isinstance(found, Problem)]
     scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
     if not isinstance(mask, sitk.Image):
-        return _Inspection(problems, None, scan_hash)
+        return Inspection(case, problems, None, scan_hash)
     sentences = [_extent_problem(case, mask) if for_training else None]
     if isinstance(scan, sitk.Image):
         sentences.append(_geometry_problem(case, scan, mask))
     problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
-    n_voxels = int(sitk.GetArrayViewFromImage(mask).sum())
-    return _Inspection(problems, n_voxels * math.prod(mask.GetSpacing()) / 1000, scan_hash)
+    return Inspection(case, problems, _volume_ml(mask), scan_hash)
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
@@ -169,7 +184,8 @@ def _promise12_cases(folder: Path) -> list[Case]:
     if not masks:
         return []
     images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
-    sites = _sites(folder)
+    names = sorted(images.keys() | masks.keys())
+    sites = _sites(folder, names)
     return [
         Case(
             name,
@@ -177,7 +193,7 @@ def _promise12_cases(folder: Path) -> list[Case]:
             masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
             sites.get(name, ""),
         )
-        for name in sorted(images.keys() | masks.keys())
+        for name in names
     ]
 
 
@@ -185,26 +201,55 @@ def _nnunet_cases(folder: Path) -> list[Case]:
     if not (folder / "labelsTr").is_dir():
         raise UserError(f"{folder} has a folder imagesTr but no labelsTr. Put the masks into a folder labelsTr.")
     labels = _volumes(folder / "labelsTr")
+    scans = _volumes(folder / "imagesTr")
+    # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
+    has_channels = any(stem.endswith(f"_{_FIRST_CHANNEL}") and stem not in labels for stem in scans)
+    channel = _t2_channel(folder / "dataset.json") if has_channels else ""
     images: dict[str, Path] = {}
-    ending = ""
-    for stem, file in _volumes(folder / "imagesTr").items():
-        # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
-        channel = None if stem in labels else _CHANNEL.fullmatch(stem)
-        if channel is None:
-            images[stem] = file
-        elif channel["channel"] == "0000":
-            images[channel["case"]] = file
-            ending = "_0000"
-    sites = _sites(folder)
+    # Of a case whose channel is missing another file still tells that there is the case.
+    known = dict(labels)
+    for stem, file in scans.items():
+        parts = _CHANNEL.fullmatch(stem) if has_channels and stem not in labels else None
+        name = parts["case"] if parts else stem
+        known.setdefault(name, file)
+        if parts is None or parts["channel"] == channel:
+            images[name] = file
+    names = sorted(known)
+    sites = _sites(folder, names)
+    ending = f"_{channel}" if has_channels else ""
     return [
         Case(
             name,
-            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(labels[name])}",
-            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(images[name])}",
+            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(known[name])}",
+            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(known[name])}",
             sites.get(name, ""),
         )
-        for name in sorted(images.keys() | labels.keys())
+        for name in names
     ]
+
+
+def _t2_channel(table: Path) -> str:
+    """The four digits of the channel to take: the T2-weighted one, by dataset.json; without that, the first."""
+    if not table.is_file():
+        return _FIRST_CHANNEL
+    try:
+        description = json.loads(table.read_text("utf-8"))
+        # Of version 2 and of version 1, where they stand for the files' endings.
+        named = description.get("channel_names") or description.get("modality") or {}
+        names = {int(number): str(name) for number, name in named.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{table} cannot be read ({error}). Mend it, or remove it to take the first channel."
+        ) from error
+    if len(names) < 2:
+        return _FIRST_CHANNEL
+    t2 = [number for number, name in names.items() if names_t2(name)]
+    if len(t2) != 1:
+        raise UserError(
+            f"Of the channels in {table}, {list_names(list(names.values()))}, {'none' if not t2 else 'more than one'} "
+            "is called T2. Give the right one a name with T2 there."
+        )
+    return f"{t2[0]:04}"
 
 
 def _manifest_cases(path: Path) -> list[Case]:
@@ -245,11 +290,18 @@ def _volumes(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _sites(folder: Path) -> dict[str, str]:
+def _sites(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """By case, as far as the folder's table has them; a name of no case is refused: its site would go unnoticed."""
     table = folder / "cases.csv"
     if not table.is_file():
         return {}
-    return {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+    sites = {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+    unknown = [name for name in sites if name not in names]
+    if unknown:
+        raise UserError(
+            f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
+        )
+    return sites
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -259,7 +311,9 @@ def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, 
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             columns = [column.strip().lower() for column in next(reader, [])]
-            rows = [(reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if row]
+            rows = [
+                (reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if any(row)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}). Save it as CSV with commas, in UTF-8.") from error
     missing = [column for column in needed if column not in columns]
@@ -287,7 +341,20 @@ def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
         return f"{case.mask.name} is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
     if voxels.all():
         return f"{case.mask.name} covers the whole image. Draw the gland, or leave the case out."
+    volume_ml = _volume_ml(mask)
+    if volume_ml < _MIN_GLAND_ML:
+        return f"{case.mask.name} has {volume_ml:.2g} ml: too little for a gland. Draw it, or leave the case out."
+    largest, second, *_ = [*part_sizes(mask), 0]
+    if second > _MAX_STRAY_SHARE * largest:
+        return (
+            f"{case.mask.name} has a second part, of {second / largest:.0%} of the largest one. Remove what is not "
+            "prostate, or join the parts."
+        )
     return None
+
+
+def _volume_ml(mask: sitk.Image) -> float:
+    return int(sitk.GetArrayViewFromImage(mask).sum()) * math.prod(mask.GetSpacing()) / 1000
 
 
 def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from vnet_segmentation.dataset import Case
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 
 _FEW_CASES = 10
 _N_FOLDS_OF_FEW = 3
@@ -94,12 +94,16 @@ def site_folds(cases: Sequence[Case]) -> list[tuple[list[Case], list[Case]]]:
     """As `folds`, but each fold's validation cases are those of one site; sites in the order of their names.
 
     Raises:
-        UserError: all cases are of one site.
+        UserError: all cases are of one site, or a case is of none.
     """
     cases = [case for case in cases if case.split != "test"]
     sites = [site[0].site for site in _by_site(cases)]
     if len(sites) < 2:
         raise UserError("The data set does not name two sites. Name them in cases.csv or in the column site.")
+    unknown = [case.name for case in cases if not case.site]
+    if unknown:
+        # It may be of any site, the one that is left out, too.
+        raise UserError(f"The data set names no site for {list_names(unknown)}. Name it, or leave the case out.")
     return [
         ([case for case in cases if case.site != site], [case for case in cases if case.site == site]) for site in sites
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+
+_MAX_NAMES = 8
 
 
 class ExitCode(IntEnum):
@@ -44,3 +47,8 @@ class UserError(Exception):
 
 class Cancelled(Exception):
     """Raised by a progress callback to stop the work that reports to it. Files already written stay."""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """For a sentence: the first few, and how many more there are."""
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vnet_segmentation.atomic import atomic_path, check_writable
 from vnet_segmentation.confidence import LEVELS
 from vnet_segmentation.dataset import VOLUME_SUFFIXES, Case
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import Agreement, Comparison, check_same_grid, compare
 from vnet_segmentation.scans import MASK_STEMS, read_scan, scan_stem
@@ -42,7 +42,6 @@ _POOR_DICE = 0.85
 _MIN_CASES_TO_RANK = 8
 _MAX_CASE_WIDTH = 24
 _MAX_SITE_WIDTH = 9
-_MAX_NAMES = 8
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +118,22 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
         )
     missing = [case.name for case in cases if case.name not in found]
     if missing:
-        _log.warning("Counted as missed glands, because they have no mask in %s: %s", results, _list_names(missing))
-    return (_compare_result(case, found.get(case.name)) for case in cases)
+        _log.warning("Counted as missed glands, because they have no mask in %s: %s", results, list_names(missing))
+    return (compare_result(case, found.get(case.name)) for case in cases)
+
+
+def compare_result(case: Case, file: Path | None) -> Row:
+    """Compares the mask in a file with the case's reference; None: a gland that was missed.
+
+    Raises:
+        UserError: one of them cannot be read, or they lie on different grids.
+    """
+    reference = read_mask(case.mask, case.label)
+    if file is None:
+        return Row(case.name, case.site, compare(reference * 0, reference))
+    result = read_mask(file)
+    check_same_grid(result, reference, str(file), str(case.mask))
+    return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -245,22 +258,13 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
         else:
             found[case_name] = file
     if extra:
-        _log.warning("Left out, because they belong to no case: %s", _list_names(extra))
+        _log.warning("Left out, because they belong to no case: %s", list_names(extra))
     return found
 
 
 def _is_mask_name(name: str) -> bool:
     is_volume = name.lower().endswith(VOLUME_SUFFIXES) and not name.startswith(".")
     return is_volume and not scan_stem(name).endswith("_probability")
-
-
-def _compare_result(case: Case, file: Path | None) -> Row:
-    reference = read_mask(case.mask, case.label)
-    if file is None:
-        return Row(case.name, case.site, compare(reference * 0, reference))
-    result = read_mask(file)
-    check_same_grid(result, reference, str(file), str(case.mask))
-    return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def _reported(file: Path) -> tuple[float | None, str | None]:
@@ -327,7 +331,3 @@ def _worst(rows: Sequence[Row]) -> dict[str, float]:
 def _fit(text: str, width: int) -> str:
     """The end of a long name tells cases apart."""
     return text if len(text) <= width else ".." + text[2 - width :]
-
-
-def _list_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")

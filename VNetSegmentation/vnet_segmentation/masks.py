@@ -46,14 +46,24 @@ def keep_largest_component(mask: sitk.Image) -> sitk.Image:
     box = bounding_box(mask)
     if box is None:
         return mask
-    start, size = box[0].tolist(), (box[1] - box[0] + 1).tolist()
-    # Labelling the box alone spares most of a large scan.
-    labels = sitk.ConnectedComponent(sitk.RegionOfInterest(mask, size, start))
-    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
-    if len(counts) <= 2:
+    labels, counts = _connected_parts(mask, box)
+    if len(counts) == 1:
         return mask
-    largest = sitk.Cast(labels == int(counts[1:].argmax()) + 1, sitk.sitkUInt8)
-    return sitk.Paste(mask * 0, largest, largest.GetSize(), [0, 0, 0], start)
+    largest = sitk.Cast(labels == int(counts.argmax()) + 1, sitk.sitkUInt8)
+    return sitk.Paste(mask * 0, largest, largest.GetSize(), [0, 0, 0], box[0].tolist())
+
+
+def part_sizes(mask: sitk.Image) -> list[int]:
+    """Voxels of each connected part (faces touch) of a mask of 0 and 1, uint8; the largest first."""
+    box = bounding_box(mask)
+    return [] if box is None else sorted(_connected_parts(mask, box)[1].tolist(), reverse=True)
+
+
+def _connected_parts(mask: sitk.Image, box: Box) -> tuple[sitk.Image, NDArray[np.int64]]:
+    """Labels from 1 in the box, and the voxels of each. Labelling the box alone spares most of a large scan."""
+    size = (box[1] - box[0] + 1).tolist()
+    labels = sitk.ConnectedComponent(sitk.RegionOfInterest(mask, size, box[0].tolist()))
+    return labels, np.bincount(sitk.GetArrayViewFromImage(labels).ravel())[1:]
 
 
 def bounding_box(mask: sitk.Image) -> Box | None:

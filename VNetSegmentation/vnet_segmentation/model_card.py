@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+_UNSHOWN = {"voxel_hashes"}
+"""Tell a person nothing."""
+
 
 def model_card(description: dict[str, Any]) -> str:
     """The description for a person to read, in Markdown."""
@@ -17,7 +20,8 @@ def model_card(description: dict[str, Any]) -> str:
     ]
     for field in ("training", "metrics", "preprocessing", "parent", "versions"):
         if description[field]:
-            parts += [f"## {field.capitalize()}", _markdown(description[field])]
+            shown = {key: item for key, item in description[field].items() if key not in _UNSHOWN}
+            parts += [f"## {field.capitalize()}", _markdown(shown)]
     return "\n\n".join(parts) + "\n"
 
 

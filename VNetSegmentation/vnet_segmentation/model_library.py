@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,25 +84,21 @@ def find_model(name_or_path: str | None) -> Path:
     )
 
 
-def learned_cases(description: dict[str, Any]) -> set[str]:
-    """Names of the cases that a model has learned from, and those that it was made from, as far as they name them and
-    are on this computer.
+def known_cases(description: dict[str, Any], voxel_hashes: Mapping[str, str]) -> list[str]:
+    """Which of these cases a model, or one that it was made from, has learned from: by the voxels of their scans, or by
+    their names, as far as the models name any.
 
     Args:
         description: see `bundle.read_description`.
+        voxel_hashes: of the cases' scans, by the cases' names.
     """
-    names: set[str] = set()
-    seen: set[str] = set()
-    current: dict[str, Any] | None = description
-    while current:
-        cases = current["training"].get("training_cases")
-        # A file may claim anything, its own descent too.
-        if isinstance(cases, list):
-            names.update(case for case in cases if isinstance(case, str))
-        parent = str((current["parent"] or {}).get("sha256"))
-        current = None if parent in seen else description_of(parent)
-        seen.add(parent)
-    return names
+    names, scans = _learned(description, "training_cases"), learned_scans(description)
+    return [name for name, scan in voxel_hashes.items() if name in names or scan in scans]
+
+
+def learned_scans(description: dict[str, Any]) -> set[str]:
+    """`scans.voxel_hash` of the scans that a model, and those that it was made from, have learned from."""
+    return _learned(description, "voxel_hashes")
 
 
 def description_of(weights_sha256: str | None) -> dict[str, Any] | None:
@@ -113,6 +109,24 @@ def description_of(weights_sha256: str | None) -> dict[str, Any] | None:
             if description["weights"]["sha256"] == weights_sha256:
                 return description
     return None
+
+
+def _learned(description: dict[str, Any], field: str) -> set[str]:
+    entries = (one["training"].get(field) for one in _lineage(description))
+    # A file may claim anything.
+    return {entry for one in entries if isinstance(one, list) for entry in one if isinstance(entry, str)}
+
+
+def _lineage(description: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A model's description and those of the models that it was made from, as far as they are on this computer."""
+    seen: set[str] = set()
+    current: dict[str, Any] | None = description
+    while current:
+        yield current
+        parent = str((current["parent"] or {}).get("sha256"))
+        # A file may claim to be its own ancestor.
+        current = None if parent in seen else description_of(parent)
+        seen.add(parent)
 
 
 def _model_folders() -> Iterator[Path]:

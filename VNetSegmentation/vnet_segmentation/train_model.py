@@ -14,10 +14,10 @@ from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.bundle import check_destination, save_bundle
 from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.evaluation import Row, evaluate_cases
 from vnet_segmentation.improvement import MIN_CASES, Improvement
-from vnet_segmentation.model_library import learned_cases
+from vnet_segmentation.model_library import known_cases
 from vnet_segmentation.network import VNet
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
@@ -62,6 +62,8 @@ class _Job:
     recipe: Recipe
     base: VNet | None
     base_description: dict[str, Any] | None
+    voxel_hashes: dict[str, str]
+    """Of the scans, by the cases' names; of the first process only, which alone writes a model."""
     state_folder: Path
     device: Device
     processes: Processes
@@ -86,7 +88,7 @@ def train_model(
 
     While it trains, the state is kept in the folder `<model>.training`, from which `resume` goes on; it is not part
     of the bundle and can be deleted afterwards. The model holds no case names (unless `options.names_cases`), paths
-    or headers.
+    or headers, but the scans' `scans.voxel_hash`.
 
     Args:
         data: see `dataset.find_cases`.
@@ -134,9 +136,10 @@ def _train_model(
     recipe = make_recipe(options, base, processes.count)
     state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
+    voxel_hashes: dict[str, str] = {}
     if processes.is_first:
         say(f"Checking {_counted(len(cases))}")
-        refuse_problems(cases)
+        voxel_hashes = refuse_problems(cases)
     plan = plan_training(cases, options)
     cache = cache or state / "cache"
 
@@ -153,14 +156,15 @@ def _train_model(
     if processes.is_first:
         processes.wait()
     synthetic = SyntheticCases(recipe.n_synthetic_cases, recipe.preprocessing, cache)
-    job = _Job(options, recipe, base, base_description, state, device, processes, say, report, should_stop)
+    job = _Job(
+        options, recipe, base, base_description, voxel_hashes, state, device, processes, say, report, should_stop
+    )
     before, known = [], []
     if base_description and options.base and plan.judged and processes.is_first:
         say("Measuring the model to start from")
-        learned = learned_cases(base_description)
-        known = [case.name for case in plan.judged if case.name in learned]
+        known = known_cases(base_description, {case.name: voxel_hashes[case.name] for case in plan.judged})
         if known:
-            say(f"It has learned from {', '.join(known)}: on these it looks better than it is")
+            say(f"It has learned from {list_names(known)}: on these, it and the new model look better than they are")
         before = _evaluate(job, options.base, plan.judged)
         if len(plan.judged) < MIN_CASES:
             say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
@@ -182,12 +186,12 @@ def _train_model(
     if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
-        warnings.append("The model before has learned from some of these cases, and so looks too good.")
+        warnings.append("The model before, and by it the new one, has learned from some of these: both look too good.")
     if recipe.keeps_best and plan.final.validation:
         warnings.append("These cases also chose the new weights, which so look a little too good.")
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
-    description = describe_model(model.name, run, plan.final, options, base_description, n_folds)
+    description = describe_model(model.name, run, plan.final, options, base_description, voxel_hashes, n_folds)
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
@@ -285,16 +289,17 @@ def _judge_fold(
         "parent": job.base_description and job.base_description["weights"]["sha256"],
         **case_identities([prepared[case] for case in fold.training], [prepared[case] for case in fold.validation]),
     }
-    if results.exists():
-        stored = json.loads(results.read_text("utf-8"))
-        if stored["identity"] != identity:
-            if isinstance(stored["identity"], dict):
-                refuse_changed_cases(stored["identity"], identity)
+    stored = _read_fold(results)
+    if stored:
+        known, rows = stored
+        if known != identity:
+            if isinstance(known, dict):
+                refuse_changed_cases(known, identity)
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
                 "output."
             )
-        return [Row.from_dict(row) for row in stored["rows"]]
+        return rows
     run = _train(job, number, n_runs, fold, prepared, synthetic)
     if not job.processes.is_first:
         return []
@@ -306,10 +311,19 @@ def _judge_fold(
     return rows
 
 
+def _read_fold(results: Path) -> tuple[Any, list[Row]] | None:
+    """Identity and rows of a fold that is done; None where there is none or it is damaged, and so has to be made."""
+    try:
+        stored = json.loads(results.read_text("utf-8"))
+        return stored["identity"], [Row.from_dict(row) for row in stored["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _judge(job: _Job, run: TrainingRun, split: Split, name: str) -> list[Row]:
     """A run's model on the validation cases, by way of a bundle: as it would be used, 8-bit weights and all."""
     model = job.state_folder / name
-    description = describe_model(name, run, split, job.options, job.base_description)
+    description = describe_model(name, run, split, job.options, job.base_description, job.voxel_hashes)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     rows = _evaluate(job, model, split.validation)
     shutil.rmtree(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -146,6 +147,15 @@ def load_cases(
     return [_load_case(case, preprocessing, cache_folder, report) for case in cases]
 
 
+def files_digest(case: Case) -> str:
+    """Tells the contents of a case's files apart from all others, wherever they lie and whatever they are called."""
+    digest = hashlib.sha256()
+    for path in (case.image, case.mask):
+        for file in _files_of(path):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 class SyntheticCases(Sequence[TrainingCase]):
     """Phantoms as training cases: always the same ones, and never the demo's. Each is made when it is first asked for,
     so that no training waits for phantoms that it may never draw.
@@ -195,7 +205,7 @@ def _load_case(
         except UserError as error:
             raise UserError(f"Case {case.name}: {error}", error.exit_code) from error
 
-    source = _files_digest(case)
+    source = files_digest(case)
     settings = _settings_digest(preprocessing, case.label, source)
     arrays = _stored(cache_folder / f"{case.name}-{settings}.npz", make)
     return TrainingCase.from_arrays(case.name, *arrays, source, case.label)
@@ -220,14 +230,6 @@ def _read_entry(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
 
 
-def _files_digest(case: Case) -> str:
-    digest = hashlib.sha256()
-    for path in (case.image, case.mask):
-        for file in _files_of(path):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
 def _settings_digest(preprocessing: Preprocessing, *others: Any) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, preprocessing.as_dict(), *others]).encode()).hexdigest()[:16]
 
@@ -241,8 +243,17 @@ def _files_of(path: Path) -> Iterator[Path]:
         suffix = path.suffix.lower()
         beside = [path.with_suffix(other) for other in _NIFTI_PAIR.get(suffix, ())]
         if suffix in _TEXT_HEADERS:
-            # "ElementDataFile = x.raw", "data file: x.raw", or a list with a name on each line.
+            # "ElementDataFile = x.raw", "data file: x%03d.raw 1 32 1", or a list with a name on each line.
             lines = path.read_text("utf-8", "surrogateescape").splitlines()
-            beside = [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
+            names = [re.split("[=:]", line)[-1].strip() for line in lines]
+            beside = [path.parent / name for name in [*names, *_files_of_patterns(path.parent, names)]]
         # Not Path.is_file, which raises where a line is too long to be a name.
         yield from (file for file in beside if os.path.isfile(file))
+
+
+def _files_of_patterns(folder: Path, names: Sequence[str]) -> Iterator[str]:
+    """Files that fit those names that are patterns, whatever numbers these ask for: a slice more is no harm."""
+    for name in names:
+        if "%" in name:
+            pattern = re.sub("%[0-9]*[diu]", "*", glob.escape(name.split()[0]))
+            yield from sorted(glob.glob(pattern, root_dir=folder))

@@ -56,15 +56,16 @@ def unfinished_trainings() -> list[dict[str, Any]]:
 def _cases(request: Request, send: Channel) -> dict[str, Any]:
     """Reads the cases of a data set; an event "case" for each, with what is wrong with it."""
     cases = [replace(case, label=request["label"]) for case in find_cases(Path(request["data"]))]
-    for number, (case, problems, volume_ml) in enumerate(inspect_cases(cases), start=1):
+    for number, found in enumerate(inspect_cases(cases), start=1):
+        case = found.case
         row = {
             "name": case.name,
             "image": str(case.image),
             "mask": str(case.mask),
             "site": case.site,
             "split": case.split,
-            "volume_ml": volume_ml,
-            "problem": " ".join(problem.sentence for problem in problems) or None,
+            "volume_ml": found.volume_ml,
+            "problem": " ".join(problem.sentence for problem in found.problems) or None,
         }
         send("case", number=number, total=len(cases), row=row)
     return {"n_cases": len(cases)}

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.evaluation import Row, summarise
 from vnet_segmentation.improvement import Improvement, judge
+from vnet_segmentation.model_library import learned_scans
 from vnet_segmentation.training import TrainingRun
 from vnet_segmentation.training_plan import Split, TrainingOptions
 
 
 def describe_model(
-    name: str, run: TrainingRun, split: Split, options: TrainingOptions, base: dict[str, Any] | None, n_folds: int = 0
+    name: str,
+    run: TrainingRun,
+    split: Split,
+    options: TrainingOptions,
+    base: dict[str, Any] | None,
+    voxel_hashes: Mapping[str, str],
+    n_folds: int = 0,
 ) -> dict[str, Any]:
     """model.json, but for what `bundle.save_bundle` fills in.
 
@@ -22,6 +29,7 @@ def describe_model(
         name: of the model.
         run: that made it of `split`.
         base: model.json of the model to start from.
+        voxel_hashes: of the scans, by the cases' names, see `scans.voxel_hash`.
         n_folds: that were trained to judge it.
     """
     title = f"Prostate in T2-weighted MR: V-Net {run.recipe.layout}, width {options.width}"
@@ -31,6 +39,7 @@ def describe_model(
         "data_terms": _data_terms(options, base),
         "training_cases": _case_names(options, split.training),
         "validation_cases": _case_names(options, split.validation),
+        "voxel_hashes": _learned_scans(split, base, voxel_hashes),
         "preset": options.preset_name,
         "recipe": run.recipe.as_dict(),
         "iterations": run.iteration,
@@ -103,6 +112,13 @@ def _data_terms(options: TrainingOptions, base: dict[str, Any] | None) -> str:
     if base is not None and base["training"].get("data_terms"):
         terms.append(f"Started from {base['name']}, which learned from: {base['training']['data_terms']}")
     return " ".join(terms)
+
+
+def _learned_scans(split: Split, base: dict[str, Any] | None, voxel_hashes: Mapping[str, str]) -> list[str]:
+    """Hashes of the split's scans and of those of the models before, which may be gone one day."""
+    own = {voxel_hashes[case.name] for case in split.training}
+    # In an order that tells nothing.
+    return sorted(own | (learned_scans(base) if base else set()))
 
 
 def _case_names(options: TrainingOptions, cases: Sequence[Case]) -> list[str] | int:
