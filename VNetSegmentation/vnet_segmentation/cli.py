@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     finetune = _command(commands, "finetune", cli_commands.train, "train a model further on your own cases")
     finetune.add_argument("--base", metavar="MODEL", help="name or folder of the model (default: the bundled one)")
-    _add_data_options(finetune, "one in five; with fewer than 10 cases a cross-validation of 3 folds")
+    _add_data_options(finetune, "one in five; with fewer than 20 cases a cross-validation of 3 folds")
     _add_training_options(finetune)
 
     cross = _command(

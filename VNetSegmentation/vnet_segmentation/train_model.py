@@ -26,7 +26,6 @@ from vnet_segmentation.training import Progress, TrainingRun, case_identities, r
 from vnet_segmentation.training_cache import SyntheticCases, TrainingCase, load_cases
 from vnet_segmentation.training_description import compare_rows, describe_metrics, describe_model
 from vnet_segmentation.training_plan import (
-    Split,
     TrainingOptions,
     check_options,
     leave_out,
@@ -34,6 +33,7 @@ from vnet_segmentation.training_plan import (
     make_recipe,
     plan_training,
 )
+from vnet_segmentation.training_split import Split
 from vnet_segmentation.training_state import claim, state_folder
 
 _LEAST_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""What is asked of a training: its options, its recipe, and which cases it learns from and is judged by."""
+"""What is asked of a training: its options, its recipe, and its runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 
 from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.dataset import Case
-from vnet_segmentation.dataset_splits import folds, folds_of_few, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import MAX_WIDTH, VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe
+from vnet_segmentation.training_split import Split as Split
+from vnet_segmentation.training_split import TrainingPlan, check_names, split_cases
 
-_N_VALIDATION_SHARE = 5
-"""One case in so many is set apart for validation unless the user says otherwise."""
 _LARGEST_SCALING = 0.5
 """Nothing is made smaller than half, however strong the deformation."""
-_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,10 @@ class TrainingOptions:
     """None: the preset's."""
     width: int = 8
     validation: int | tuple[str, ...] | None = None
-    """How many cases to set apart, or which; None: one in five, but with a base and fewer than 10 cases each is
-    predicted by a model that has not learned from it (3 folds), and the model learns from all. Never more than leaves
-    one case per site. Where the data set says itself which cases are for validation, a number is ignored."""
+    """How many cases to set apart, or which; None: one in five, but with a base and fewer than 20 cases each is
+    predicted by a model that has not learned from it (3 folds), and the model learns from all. A site keeps a case to
+    learn from, unless one in five cannot be set apart so, nor 4. Where the data set says itself which cases are for
+    validation, a number is ignored."""
     held_out: tuple[str, ...] = ()
     """Cases that this training must not see at all, not even to choose its best weights."""
     label: int | None = None
@@ -64,31 +63,6 @@ class TrainingOptions:
         return self.preset or ("default" if self.base is None else "finetune")
 
 
-@dataclass(frozen=True)
-class Split:
-    """Cases to learn from, and cases to judge by."""
-
-    training: list[Case]
-    validation: list[Case]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """The runs of a training: those that only judge, one per fold, and the one that makes the model."""
-
-    folds: list[Split]
-    final: Split
-
-    @property
-    def n_runs(self) -> int:
-        return len(self.folds) + 1
-
-    @property
-    def judged(self) -> list[Case]:
-        """The cases that the model is judged by."""
-        return [case for fold in self.folds for case in fold.validation] or self.final.validation
-
-
 def check_options(options: TrainingOptions) -> None:
     """Refuses what would fail only after hours.
 
@@ -108,23 +82,12 @@ def check_options(options: TrainingOptions) -> None:
 
 
 def plan_training(cases: Sequence[Case], options: TrainingOptions) -> TrainingPlan:
-    """Splits the cases. Test cases are in no part, unless they are chosen by name; what is held out never is.
+    """See `training_split.split_cases`.
 
     Args:
         cases: without those that are held out.
-
-    Raises:
-        UserError: a name that no case has, or too many cases set apart.
     """
-    has_split = any(case.split == "validation" for case in cases)
-    usable = [case for case in cases if case.split != "test"]
-    n_folds = folds_of_few(len(usable))
-    sets_none_apart = options.validation == () or (options.validation is None and not has_split)
-    # Each case is needed both to learn from and to judge by.
-    if options.base is not None and sets_none_apart and n_folds:
-        parts = folds(usable, n_folds, options.seed)
-        return TrainingPlan([Split(*part) for part in parts], Split(usable, []))
-    return TrainingPlan([], Split(*_choose_validation(cases, options)))
+    return split_cases(cases, options.validation, options.base is not None, options.seed)
 
 
 def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
@@ -133,7 +96,7 @@ def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     Raises:
         UserError: a name that no case has.
     """
-    _check_names(names, cases)
+    check_names(names, cases)
     return [case for case in cases if case.name not in names]
 
 
@@ -190,26 +153,3 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
         ),
         appearance=appearance,
     )
-
-
-def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    if isinstance(options.validation, tuple):
-        _check_names(options.validation, cases)
-        chosen = set(options.validation)
-        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
-        tests = {case.name for case in cases if case.split == "test"} - chosen
-        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
-    if options.validation is not None:
-        return split_by_site(cases, options.validation, options.seed)
-    usable = [case for case in cases if case.split != "test"]
-    most = len(usable) - len({case.site for case in usable})
-    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
-
-
-def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
-    unknown = set(names) - {case.name for case in cases}
-    if unknown:
-        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
-        raise UserError(
-            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
-        )
