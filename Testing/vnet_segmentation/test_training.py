@@ -394,7 +394,7 @@ def validated(run: TrainingRun, dice: list[float], monkeypatch: pytest.MonkeyPat
 
 
 def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(replace(PLAIN, iterations=20, keeps_best=True, patience=3), start=make_start())
+    run = make_run(replace(PLAIN, iterations=20, schedule="steps", keeps_best=True, patience=3), start=make_start())
     weights = []
     step = TrainingRun.step
 
@@ -409,13 +409,26 @@ def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: py
     assert [report.iteration for report in reports] == [0, 1, 2, 3, 4, 5]
     assert (reports[0].loss, reports[0].fraction) == (None, 0.0)
     assert reports[-1].fraction == run.fraction == 1
+    assert (run.best_iteration, run.has_settled) == (2, True)
     assert all(torch.equal(value, weights[1][name]) for name, value in run.best_network.state_dict().items())
+
+
+@pytest.mark.parametrize(("gain_at", "last"), [(None, 6), (3, 6), (5, 7), (6, 8)])
+def test_a_cosine_run_does_not_end_before_its_last_quarter(
+    gain_at: int | None, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(replace(PLAIN, iterations=8, keeps_best=True, patience=2), start=make_start())
+    dice = [0.6 if iteration == gain_at else 0.5 for iteration in range(9)]
+    # Three quarters of 8 iterations are 6.
+    assert validated(run, dice, monkeypatch)[-1].iteration == last
+    assert run.best_iteration == (gain_at or 0)
 
 
 def test_a_run_that_only_loses_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     start = make_start()
     run = make_run(replace(PLAIN, iterations=3, keeps_best=True), start=start)
     validated(run, [0.8, 0.5, 0.5, 0.5], monkeypatch)
+    assert run.best_iteration == 0
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.best_network.state_dict().items())
 
 
@@ -431,6 +444,11 @@ def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert are_same(state_of(first), state_of(second))
     reports = validated(second, [0.4, 0.4], monkeypatch)
     assert [report.iteration for report in reports] == [4, 5]
+    assert second.best_iteration == 1
+    second.save(tmp_path / "checkpoint")
+    third = make_run(recipe, start=make_start())
+    third.resume(tmp_path / "checkpoint")
+    assert (third.best_iteration, third.has_settled, third.fraction) == (1, True, 1)
     other = make_run(recipe, start=make_start(8))
     with pytest.raises(UserError, match="initial weights"):
         other.resume(tmp_path / "checkpoint")

@@ -50,7 +50,7 @@ class Recipe:
     keeps_best: bool = False
     """Keep the weights with the best validation, if there are validation cases, instead of the last ones."""
     patience: int = 0
-    """The run ends after so many validations without a gain; 0 for never."""
+    """The run ends after so many validations without a gain, in the last quarter of a cosine schedule; 0 for never."""
     soft_masks: bool = False
     """Learn the gland's share of each voxel instead of a mask of 0 and 1: on a grid coarser than the scan's, this says
     where in a voxel the border lies."""

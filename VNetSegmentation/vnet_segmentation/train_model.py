@@ -183,11 +183,15 @@ def _train_model(
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
         warnings.append("The model before has learned from some of these cases, and so looks too good.")
-    if recipe.keeps_best and plan.final.validation:
+    if run.best_iteration == 0:
+        warnings.append("No measured step was better than the model to start from: its weights were kept.")
+    elif recipe.keeps_best and plan.final.validation:
         warnings.append("These cases also chose the new weights, which so look a little too good.")
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
     description = describe_model(model.name, run, plan.final, options, base_description, n_folds)
+    if run.best_iteration is not None:
+        description["training"]["best_iteration"] = run.best_iteration
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)

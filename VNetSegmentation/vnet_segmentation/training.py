@@ -30,6 +30,8 @@ _CASES = ("training cases", "validation cases")
 _MAX_NAMES = 8
 _SMALLEST_GAIN = 0.0005
 """Of validation Dice; less does not count as one."""
+_LAST_PART = 0.75
+"""Of a run with a cosine schedule: its rate has fallen to a seventh."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class TrainingRun:
     elapsed_s: float = field(default=0.0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     """Iteration, loss and, where it was measured, validation Dice of each report."""
+    best_iteration: int | None = field(default=None, init=False)
+    """Of the weights with the best validation, where the recipe keeps them; 0: those it started from."""
+    has_settled: bool = field(default=False, init=False)
+    """Whether the run ended because the validation Dice had not risen for as long as the recipe waits for it. With a
+    cosine schedule not before its last quarter: while the rate is high, the Dice says little of what it will be."""
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -131,11 +138,6 @@ class TrainingRun:
             return 1.0
         of_time = self.elapsed_s / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(self.iteration / self.recipe.iterations, of_time))
-
-    @property
-    def has_settled(self) -> bool:
-        """Whether the validation Dice has not risen for as long as the recipe waits for it."""
-        return bool(self.recipe.patience) and self._n_without_gain >= self.recipe.patience
 
     @property
     def best_network(self) -> VNet:
@@ -313,10 +315,13 @@ class TrainingRun:
         if dice > self._best_dice + _SMALLEST_GAIN:
             self._best_dice, self._n_without_gain = dice, 0
             if self.recipe.keeps_best:
+                self.best_iteration = self.iteration
                 state = self.last_network.state_dict()
                 self._best = {name: value.detach().cpu().clone() for name, value in state.items()}
         else:
             self._n_without_gain += 1
+            may_settle = self.recipe.schedule != "cosine" or self.fraction >= _LAST_PART
+            self.has_settled = may_settle and 0 < self.recipe.patience <= self._n_without_gain
         return dice
 
     def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
@@ -348,7 +353,9 @@ class TrainingRun:
                 "history": self.history,
                 "losses": self._losses,
                 "best_dice": self._best_dice if self._best_dice > -math.inf else None,
+                "best_iteration": self.best_iteration,
                 "n_without_gain": self._n_without_gain,
+                "has_settled": self.has_settled,
             },
         )
 
@@ -384,7 +391,8 @@ class TrainingRun:
         self.generator.set_state(tensors["generator"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
         self.history, self._losses = state["history"], state["losses"]
-        self._best, self._n_without_gain = groups["best"], state["n_without_gain"]
+        self._best, self.best_iteration = groups["best"], state["best_iteration"]
+        self._n_without_gain, self.has_settled = state["n_without_gain"], state["has_settled"]
         self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
 
     def _identity(self) -> dict[str, Any]:
