@@ -490,6 +490,49 @@ def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: p
         run.step()
 
 
+def test_memory_that_runs_out_in_the_optimisers_first_step_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, undisturbed = make_run(), make_run()
+    step, parameter = run.optimiser.step, next(run.model.parameters())
+
+    def fail() -> None:
+        monkeypatch.setattr(run.optimiser, "step", step)
+        run.optimiser.state[parameter]["step"] = torch.tensor(0.0)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(run.optimiser, "step", fail)
+    run.step()
+    undisturbed.step()
+    assert run.model.recomputes
+    assert are_same(state_of(run), state_of(undisturbed))
+
+
+def test_a_run_that_stepped_down_does_not_climb_again_when_it_is_resumed(tmp_path: Path) -> None:
+    run = make_run(replace(PLAIN, normalisation="none", small_crop_share=0.5), cls=OutOfMemory)
+    run.needed = 2
+    run.step()
+    run.save(tmp_path / "checkpoint")
+    resumed = make_run(run.recipe)
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.model.recomputes
+    assert [tuple(image.shape[2:]) for image in inputs_of(resumed, 1)] == [(16, 16, 16)]
+
+
+def test_a_validation_without_enough_memory_looks_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = VNet.forward
+
+    def fail_on_the_whole_field(network: VNet, image: Tensor) -> Tensor:
+        if image.shape[-1] == 64 and not network.training:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(network, image)
+
+    said: list[str] = []
+    run = make_run(replace(PLAIN, iterations=2, preprocessing=Preprocessing(size=(64, 64, 16))), say=said.append)
+    monkeypatch.setattr(VNet, "forward", fail_on_the_whole_field)
+    assert go(run, validate_every=1)
+    assert [0 <= report["validation_dice"] <= 1 for report in run.history] == [True, True]
+    assert "in tiles" in said[0]
+
+
 # Time, reports and checkpoints, with iterations that take as long as a test says
 
 
@@ -599,10 +642,10 @@ def test_remaining_time_of_a_run_with_a_limit(script: Script) -> None:
 def test_time_for_validation_and_storing_counts(script: Script) -> None:
     run = script.new_run(iterations=1000, step_s=7.0, validation_s=10.0, minutes=1)
     script.go(run, store_s=5.0, validate_every=2)
-    # 7, 14 + 10 + 5 = 29, 36, 43 + 15 = 58, 65: the fifth iteration is the first that ends after 60 s.
+    # 7, 14 + 5 + 10 + 5 = 34, 41, 48 + 20 = 68, 75: the fifth iteration is the first that ends after 60 s.
     assert run.iteration == 5
-    # The last validation is in the state that is stored.
-    assert run.elapsed_s == 75
+    # The last validation, and what was stored before it, is in the state that is stored.
+    assert run.elapsed_s == 90
 
 
 @pytest.mark.parametrize(
@@ -621,9 +664,9 @@ def test_a_checkpoint_is_at_most_five_minutes_and_an_iteration_old(
     assert script.stored == stored
 
 
-def test_a_checkpoint_follows_each_validation_and_the_end(script: Script) -> None:
+def test_a_checkpoint_precedes_and_follows_each_validation(script: Script) -> None:
     script.go(script.new_run(), validate_every=4)
-    assert script.stored == [4, 8, 10]
+    assert script.stored == [4, 4, 8, 8, 10, 10]
 
 
 def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
@@ -635,7 +678,7 @@ def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
 
     with pytest.raises(BrokenPipeError):
         run.run(report, lambda: script.stored.append(run.iteration))
-    assert script.stored == [3]
+    assert script.stored == [3, 3]
 
 
 def test_a_stopped_run_stores_where_it_is(script: Script) -> None:
@@ -649,7 +692,7 @@ def test_a_stopped_run_stores_where_it_is(script: Script) -> None:
 def test_a_request_to_stop_at_the_end_changes_nothing(script: Script) -> None:
     run = script.new_run(iterations=3)
     assert script.go(run, until=3)
-    assert script.stored == [3]
+    assert script.stored == [3, 3]
 
 
 def test_a_pause_does_not_count(script: Script, tmp_path: Path) -> None:

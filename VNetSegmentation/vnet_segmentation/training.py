@@ -20,8 +20,9 @@ from vnet_segmentation.augmentation import Sample, draw_sample, make_sample, mid
 from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.inference import Predictor
 from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import VNet, prostate_probability
+from vnet_segmentation.network import VNet
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
@@ -57,8 +58,9 @@ class TrainingRun:
     CPU a resumed run is, bit for bit, the one that would have been. With a limit in minutes the learning rate follows
     the clock, so that two runs differ.
 
-    Where memory runs out in an iteration, a run goes on with less: activations that are computed twice instead of kept,
-    then small crops only, then the CPU.
+    Where memory runs out in an iteration, a run goes on with less, also after it was resumed: activations that are
+    computed twice instead of kept, then small crops only, then the CPU. A validation, which needs the whole field, has
+    a ladder of its own (`inference.ladder`).
 
     Args:
         width: channels of the network's first stage; layout and normalisation are the recipe's.
@@ -175,8 +177,8 @@ class TrainingRun:
         Args:
             report: called after the first iteration, every `report_every` iterations, after each validation and at
                 the end.
-            store: called to write a checkpoint: after each validation, every `store_every_s` seconds, when the run is
-                stopped and at its end.
+            store: called to write a checkpoint: before and after each validation, every `store_every_s` seconds, when
+                the run is stopped and at its end.
             should_stop: asked after every iteration.
 
         Returns:
@@ -184,6 +186,7 @@ class TrainingRun:
         """
         # All time counts, that of validation and storing too. A resumed run looks as if it had never paused.
         began = time.monotonic() - self.elapsed_s
+        store = store if self.processes.is_first else lambda: None
         stored_s = self.elapsed_s
         finished = self.fraction >= 1
         stopped = False
@@ -199,7 +202,11 @@ class TrainingRun:
             stopped = not finished and bool(self.processes.of_first(should_stop()))
             validates = finished or self.iteration % validate_every == 0
             reports = validates or self.iteration == 1 or self.iteration % report_every == 0
-            dice_now = self._validate() if validates and self.validation else None
+            dice_now = None
+            if validates and self.validation:
+                # It takes the whole field: if anything ends the process, this does.
+                store()
+                dice_now = self._validate()
             finished = finished or self.fraction >= 1
             stopped = stopped and not finished
             self.elapsed_s = self.processes.of_first(time.monotonic() - began)
@@ -210,8 +217,7 @@ class TrainingRun:
                 self._losses = []
             # Before the report: where its reader has gone, the state is safe.
             if validates or stopped or self.elapsed_s - stored_s >= store_every_s:
-                if self.processes.is_first:
-                    store()
+                store()
                 stored_s = self.elapsed_s
             if reports:
                 self._tell(report, Progress(self.iteration, self.fraction, loss, dice_now, self._remaining_s()))
@@ -234,7 +240,25 @@ class TrainingRun:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.iteration, self.fraction)
         self.model.train()
-        value = self.processes.mean(self._backward_in_memory(mine))
+        value = self._learn_in_memory(mine)
+        self.iteration += 1
+        return value
+
+    def _learn_in_memory(self, samples: Sequence[Sample]) -> float:
+        """`_learn`, with less where memory runs out. All of it is done again: a second update by the same samples,
+        where the first was half made, does no harm."""
+        while True:
+            try:
+                return self._learn(samples)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
+                    raise
+            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
+            self._step_down()
+
+    def _learn(self, samples: Sequence[Sample]) -> float:
+        """Updates the weights by some samples; returns the loss."""
+        value = self.processes.mean(self._backward(samples))
         longest = math.inf if self.recipe.gradient_norm is None else self.recipe.gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
         if not (math.isfinite(value) and math.isfinite(norm.item())):
@@ -245,19 +269,7 @@ class TrainingRun:
         self.optimiser.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
-        self.iteration += 1
         return value
-
-    def _backward_in_memory(self, samples: Sequence[Sample]) -> float:
-        """`_backward`, with less where memory runs out."""
-        while True:
-            try:
-                return self._backward(samples)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
-                    raise
-            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
-            self._step_down()
 
     def _backward(self, samples: Sequence[Sample]) -> float:
         """The loss of some samples, and its gradient in the parameters."""
@@ -275,6 +287,9 @@ class TrainingRun:
 
     def _step_down(self) -> None:
         name = self.device.name
+        if self.iteration == 0:
+            # The optimiser makes its own tensors in its first step; if that failed, some parameters have half of them.
+            self.optimiser.state.clear()
         if not self.model.recomputes:
             self.model.recomputes = True
             self.say(f"Memory ran out on {name}; going on with activations that are computed twice, which is slower.")
@@ -294,19 +309,25 @@ class TrainingRun:
         if torch.device(name).type == "cuda":
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def validation_dice(self) -> float:
-        """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan."""
+        """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan.
+
+        Raises:
+            UserError: not even tiles on the CPU fit into memory (`ExitCode.OUT_OF_MEMORY`).
+        """
         network = self.last_network.eval()
+        predictor = Predictor(network, self.device)
         total = 0.0
         for case in self.validation:
-            sample, device = middle_sample(case), self.device.torch_device
-            image, share = make_sample(sample, self._full_shape, self.recipe.preprocessing, device)
-            with self.device.autocast():
-                probability = prostate_probability(network(_as_input(image[None])))[0]
-            prediction, target = probability >= 0.5, share >= 0.5
+            cpu = torch.device("cpu")
+            image, share = make_sample(middle_sample(case), self._full_shape, self.recipe.preprocessing, cpu)
+            prediction, target = predictor.probability(image) >= 0.5, share >= 0.5
             both, size = (prediction & target).sum().item(), (prediction.sum() + target.sum()).item()
             total += 2 * both / size if size else 1.0
+        if predictor.steps_down:
+            self.say(f"Validation: {' '.join(predictor.steps_down)}")
+            # The network may be the one that learns, and now be on the CPU.
+            self._place(network)
         return total / len(self.validation)
 
     def _validate(self) -> float:
@@ -356,6 +377,8 @@ class TrainingRun:
                 "best_iteration": self.best_iteration,
                 "n_without_gain": self._n_without_gain,
                 "has_settled": self.has_settled,
+                "recomputes": self.model.recomputes,
+                "only_small_crops": self._only_small_crops,
             },
         )
 
@@ -393,6 +416,7 @@ class TrainingRun:
         self.history, self._losses = state["history"], state["losses"]
         self._best, self.best_iteration = groups["best"], state["best_iteration"]
         self._n_without_gain, self.has_settled = state["n_without_gain"], state["has_settled"]
+        self.model.recomputes, self._only_small_crops = state["recomputes"], state["only_small_crops"]
         self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
 
     def _identity(self) -> dict[str, Any]:
