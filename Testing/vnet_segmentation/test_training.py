@@ -806,6 +806,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(recipe: Recipe) 
     assert all(name == "generator" or "running" in name or "num_batches" in name for name in changed)
 
 
+def test_a_device_that_lacks_an_operation_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise NotImplementedError("aten::grid_sampler_3d is not implemented for the MPS device.\nmore")
+
+    run = make_run()
+    monkeypatch.setattr("vnet_segmentation.training.make_sample", fail)
+    with pytest.raises(NotImplementedError):
+        run.step()
+    run.device = replace(run.device, name="mps")
+    with pytest.raises(UserError, match=r"Choose the CPU \(--device cpu\)\. .* device\.$") as raised:
+        run.step()
+    assert raised.value.exit_code == ExitCode.USAGE
+
+
 def test_without_cases_there_is_nothing_to_learn_from() -> None:
     with pytest.raises(UserError, match="no cases"):
         make_run(cases=[])

@@ -19,7 +19,7 @@ from vnet_segmentation.arrays import to_array
 from vnet_segmentation.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import VNet
@@ -230,7 +230,8 @@ class TrainingRun:
             The loss.
 
         Raises:
-            UserError: the loss or its gradient is not finite any more; the weights are left as they were.
+            UserError: the loss or its gradient is not finite any more, and the weights are left as they were; or the
+                device lacks an operation (`ExitCode.USAGE`).
         """
         # All processes draw the whole batch, and each makes its own part of it.
         samples = [
@@ -250,6 +251,16 @@ class TrainingRun:
         while True:
             try:
                 return self._learn(samples)
+            except NotImplementedError as error:
+                if self.device.name == "cpu":
+                    raise
+                # Augmentation needs more of a device than segmenting, for which it was tried.
+                lacks = str(error).partition("\n")[0]
+                raise UserError(
+                    f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU (--device cpu). "
+                    f"It says: {lacks}",
+                    ExitCode.USAGE,
+                ) from error
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
                     raise
