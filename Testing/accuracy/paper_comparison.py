@@ -32,12 +32,12 @@ from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_cache import load_cases
 
-WIDTH = 4
 FIELD = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(64, 64, 32))
 # The paper's recipe, but for optimiser, normalisation and length.
 MODERN = load_recipe("default")
 BASE = replace(
     load_recipe("paper"),
+    width=4,
     normalisation=MODERN.normalisation,
     optimiser=MODERN.optimiser,
     learning_rate=MODERN.learning_rate,
@@ -78,7 +78,6 @@ def main() -> None:
     )
     for name in options.only:
         run = TrainingRun(
-            width=WIDTH,
             recipe=replace(VARIANTS[name], iterations=options.iterations),
             cases=training,
             validation=validation,

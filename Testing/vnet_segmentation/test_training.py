@@ -76,15 +76,14 @@ def make_case(seed: int, radius: float = 6.0) -> TrainingCase:
     return TrainingCase.from_arrays(f"Case{seed:02}", image, ball.to(torch.uint8) * 255)
 
 
-def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, **changes: Any) -> Any:
+def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, width: int = 1, **changes: Any) -> Any:
     settings: dict[str, Any] = {
-        "width": 1,
         "cases": [make_case(seed) for seed in range(3)],
         "validation": [make_case(10)],
         "synthetic": [make_case(20)],
         "device": Device("cpu", "float32", "It is there."),
     }
-    return cls(recipe=recipe, **settings | changes)
+    return cls(recipe=replace(recipe, width=width), **settings | changes)
 
 
 def go(run: TrainingRun, until: int | None = None, **options: Any) -> bool:
@@ -748,7 +747,7 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("difference", "changes"),
     [
-        ("width", {"width": 2}),
+        ("recipe", {"width": 2}),
         ("recipe", {"recipe": replace(PAPER, learning_rate=2e-4)}),
         ("recipe", {"recipe": replace(PAPER, deformation=DeformationSettings(0.5, 14.0))}),
         ("recipe", {"recipe": replace(PAPER, preprocessing=replace(FIELD, clip_percentiles=(1.0, 99.0)))}),
@@ -757,7 +756,7 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
         ("validation cases", {"validation": []}),
         ("validation cases", {"validation": [make_case(0)]}),
         ("seed", {"seed": 1}),
-        ("width, seed", {"width": 2, "seed": 1}),
+        ("recipe, seed", {"width": 2, "seed": 1}),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, difference: str, changes: dict[str, Any]) -> None:

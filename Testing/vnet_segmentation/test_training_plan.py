@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from untrained_model import save_untrained_model
 
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.improvement import MIN_CASES
-from vnet_segmentation.training_plan import TrainingOptions, TrainingPlan, leave_out, plan_training
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.training_plan import (
+    TrainingOptions,
+    TrainingPlan,
+    leave_out,
+    load_base,
+    make_recipe,
+    plan_training,
+)
 
 BASE = TrainingOptions(base=Path("base"))
 
@@ -124,6 +134,30 @@ def test_test_cases_are_in_no_fold() -> None:
 def test_a_single_case_cannot_judge() -> None:
     plan = planned(1)
     assert (plan.n_runs, plan.judged) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"preset": "paper"}, (16, True)),
+        ({"preset": "paper", "width": 4, "bias_correction": False}, (4, False)),
+        ({}, (8, False)),
+        ({"bias_correction": True}, (8, True)),
+        ({"preset": "paper", "preprocessing": Preprocessing(size=(32, 32, 16))}, (16, False)),
+    ],
+)
+def test_the_preset_decides_on_the_network_unless_the_user_does(
+    changes: dict[str, Any], expected: tuple[int, bool]
+) -> None:
+    recipe = make_recipe(TrainingOptions(**changes), None)
+    assert (recipe.width, recipe.preprocessing.bias_correction) == expected
+
+
+def test_a_model_to_start_from_keeps_its_network(tmp_path: Path) -> None:
+    model = save_untrained_model(tmp_path / "base", width=2)
+    options, base, _ = load_base(TrainingOptions(base=model, preset="paper"))
+    recipe = make_recipe(options, base)
+    assert (recipe.layout, recipe.width, recipe.preprocessing.bias_correction) == ("monai", 2, False)
 
 
 def test_cases_are_left_out_by_name() -> None:

@@ -80,6 +80,10 @@ class TrainingEstimate:
             return text + " " + _("Each case is judged by a model that has not learned from it.")
         if self._cases.chosenValidation is not None or not plan.judged:
             return text
-        return text + " " + _("{judges} of {cases} cases only judge the model.").format(
-            judges=len(plan.judged), cases=len(self._cases.used)
+        return (
+            text
+            + " "
+            + _("{judges} of {cases} cases only judge the model.").format(
+                judges=len(plan.judged), cases=len(self._cases.used)
+            )
         )

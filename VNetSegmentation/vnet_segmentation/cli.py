@@ -164,8 +164,12 @@ def _add_data_options(parser: argparse.ArgumentParser, default_validation: str) 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=LAYOUTS, help="of the network (default: the preset's)")
-    parser.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
-    parser.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
+    parser.add_argument("--width", type=int, help="channels of the first stage (default: the preset's)")
+    parser.add_argument(
+        "--bias-correction",
+        action=argparse.BooleanOptionalAction,
+        help="N4, in training and whenever the model is used (default: the preset's)",
+    )
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:

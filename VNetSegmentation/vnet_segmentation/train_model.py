@@ -132,6 +132,7 @@ def _train_model(
     """`train_model`, in a state folder that is this process's own."""
     options, base, base_description = load_base(options)
     recipe = make_recipe(options, base, processes.count)
+    options = replace(options, width=recipe.width)
     state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
     if processes.is_first:
@@ -225,7 +226,6 @@ def _train(
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
     run = TrainingRun(
-        width=options.width,
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
@@ -283,7 +283,6 @@ def _judge_fold(
     results = job.state_folder / f"fold-{number + 1}.json"
     # What the rows depend on, and nothing else: folders may have moved, and the time may be another.
     identity = {
-        "width": job.options.width,
         "recipe": repr(job.recipe),
         "seed": job.options.seed,
         "parent": job.base_description and job.base_description["weights"]["sha256"],

@@ -63,7 +63,6 @@ class TrainingRun:
     a ladder of its own (`inference.ladder`).
 
     Args:
-        width: channels of the network's first stage; layout and normalisation are the recipe's.
         cases: to learn from.
         validation: never learned from.
         synthetic: phantoms, drawn with the recipe's probability.
@@ -78,7 +77,6 @@ class TrainingRun:
         UserError: there are no cases.
     """
 
-    width: int
     recipe: Recipe
     cases: Sequence[TrainingCase]
     validation: Sequence[TrainingCase]
@@ -112,7 +110,7 @@ class TrainingRun:
         # The initial weights are drawn by torch's own generator, which belongs to the caller: it is put back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.model = VNet(self.recipe.layout, self.width, self.recipe.normalisation)
+            self.model = VNet(self.recipe.layout, self.recipe.width, self.recipe.normalisation)
         if self.start is not None:
             self.model.load_state_dict(self.start.state_dict())
         self._place(self.model)
@@ -397,7 +395,7 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged or belongs to another run (width, recipe, cases or seed differ), or the
+            UserError: the checkpoint is damaged or belongs to another run (recipe, cases or seed differ), or the
                 files of a case have changed.
         """
         tensors, state = read_checkpoint(path)
@@ -432,7 +430,6 @@ class TrainingRun:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "width": self.width,
             "recipe": _plain(self.recipe.as_dict()),
             **case_identities(self.cases, self.validation),
             "seed": self.seed,

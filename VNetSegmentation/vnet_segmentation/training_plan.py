@@ -30,7 +30,8 @@ class TrainingOptions:
     """None: "finetune" with a base, "default" without."""
     layout: str | None = None
     """None: the preset's."""
-    width: int = 8
+    width: int | None = None
+    """None: the preset's."""
     validation: int | tuple[str, ...] | None = None
     """How many cases to set apart, or which; None: one in five, but with a base and fewer than 20 cases each is
     predicted by a model that has not learned from it (3 folds), and the model learns from all. A site keeps a case to
@@ -50,8 +51,9 @@ class TrainingOptions:
     seed: int = 0
     preprocessing: Preprocessing | None = None
     """None: the base model's, or the preset's."""
-    bias_correction: bool = False
-    """N4, in training and whenever the model is used; with a base, what that says."""
+    bias_correction: bool | None = None
+    """N4, in training and whenever the model is used; None: as preprocessing or preset say. With a base, what that
+    says."""
     title: str = ""
     data_terms: str = ""
     """Source, licence and citation of the data, for the model card."""
@@ -70,7 +72,10 @@ def check_options(options: TrainingOptions) -> None:
         UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
     """
     for is_right, sentence in (
-        (1 <= options.width <= MAX_WIDTH, f"The width is {options.width}. Choose 1 to {MAX_WIDTH}."),
+        (
+            options.width is None or 1 <= options.width <= MAX_WIDTH,
+            f"The width is {options.width}. Choose 1 to {MAX_WIDTH}.",
+        ),
         (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
         (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
         (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),
@@ -134,12 +139,15 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     if not options.histogram_matching:
         appearance = replace(appearance, histogram_matching_probability=0.0)
     preprocessing = options.preprocessing or recipe.preprocessing
+    if options.bias_correction is not None:
+        preprocessing = replace(preprocessing, bias_correction=options.bias_correction)
     iterations = options.iterations or recipe.iterations
     return replace(
         recipe,
         layout=options.layout or recipe.layout,
+        width=options.width or recipe.width,
         normalisation=recipe.normalisation if base is None else base.normalisation,
-        preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
+        preprocessing=preprocessing,
         iterations=iterations,
         # Of a short run a tenth, or it would never come to its full rate.
         warm_up_iterations=min(recipe.warm_up_iterations, iterations // 10),
