@@ -188,7 +188,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--deformation", type=float, default=1.0, metavar="F", help="strength, 0 to 3 (default: %(default)s)"
     )
     parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same run, on the CPU (default: %(default)s)"
+    )
     parser.add_argument(
         "--name-cases", action="store_true", help="write the cases' names into the model (they may be patients' names)"
     )
