@@ -59,6 +59,7 @@ _LAYERS = (
         "picture",
         "dataset",
         "dataset_splits",
+        "training_split",
         "bundle",
     },
     {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},

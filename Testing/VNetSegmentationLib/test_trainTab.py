@@ -86,6 +86,26 @@ def test_the_table_says_what_is_there_and_why_a_case_cannot_be_used(desktop, ui,
     assert table.item(2, 4).toolTip() == _cells(table, 4)[2]
 
 
+def test_the_estimate_counts_the_runs_that_the_engine_makes(desktop, ui, tmp_path):
+    scan, mask = make_phantom(1, GRID)
+    sites = ["case,site"]
+    for number in range(12):
+        sitk.WriteImage(scan + number, str(tmp_path / f"patient{number}.nrrd"))
+        sitk.WriteImage(mask, str(tmp_path / f"patient{number}_segmentation.nrrd"))
+        sites.append(f"patient{number},site{number}")
+    (tmp_path / "cases.csv").write_text("\n".join(sites))
+    _open(desktop, ui, tmp_path)
+    desktop.wait_until(lambda: "x 400 iterations" in ui.trainingEstimateLabel.text)
+    assert "4 x 400" in ui.trainingEstimateLabel.text  # three folds and the final run
+    assert "Each case is judged" in ui.trainingEstimateLabel.text
+    fromScratch = desktop._panels[0][0].panel._trainTab._cases.plan(hasBase=False)
+    assert (fromScratch.n_runs, len(fromScratch.judged)) == (1, 2)
+    for row in range(12):
+        ui.trainingCasesTable.selectRow(row)
+        desktop.click(ui.leaveOutButton)
+    assert ui.trainingEstimateLabel.text == ""
+
+
 def test_masks_with_several_labels_ask_which_one(desktop, ui, cases):
     file = cases / "patient1_segmentation.nrrd"
     mask = sitk.ReadImage(str(file))

@@ -233,9 +233,9 @@ class BatchMaker:
 
     def _match_histograms(self, image: Tensor, p: SampleParameters) -> Tensor:
         source, target = self.table.quantiles[p.case], p.matched_quantiles
-        step = (source[:, -1:] - source[:, :1]).clamp(min=1e-12) * 1e-6
-        knots = (source + step * self._steps).contiguous()
-        values = image.reshape(len(image), -1).contiguous()
+        smallest = source[:, :1]
+        values, source = (image.reshape(len(image), -1) - smallest).contiguous(), source - smallest
+        knots = (source + source[:, -1:].clamp(min=1e-12) * 1e-6 * self._steps).contiguous()
         index = torch.searchsorted(knots, values).clamp(1, N_QUANTILES - 1)
         low, high = knots.gather(1, index - 1), knots.gather(1, index)
         fraction = ((values - low) / (high - low)).clamp(0, 1)

@@ -32,12 +32,12 @@ from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_cache import load_cases
 
-WIDTH = 4
 FIELD = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(64, 64, 32))
 # The paper's recipe, but for optimiser, normalisation and length.
 MODERN = load_recipe("default")
 BASE = replace(
     load_recipe("paper"),
+    width=4,
     normalisation=MODERN.normalisation,
     optimiser=MODERN.optimiser,
     learning_rate=MODERN.learning_rate,
@@ -61,8 +61,9 @@ VARIANTS: dict[str, Recipe] = {
 }
 
 
-def main() -> None:
-    """Trains each variant, writes its validation Dice as it goes, and compares all runs in the output folder."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains each variant, writes its validation Dice as it goes, and compares them; not with runs of earlier calls in
+    the same folder, which may have had other settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--iterations", type=int, default=800)
@@ -70,15 +71,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50, help="iterations between measurements")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("paper-comparison"), metavar="DIR")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     set_cpu_threads()
     options.output.mkdir(parents=True, exist_ok=True)
     training, validation = (
         load_cases(cases, FIELD, options.output / "cache") for cases in folds(find_cases(options.data), 5, 0)[0]
     )
-    for name in options.only:
+    tables = [options.output / f"{name}-{options.seed}.csv" for name in options.only]
+    for name, table in zip(options.only, tables, strict=True):
         run = TrainingRun(
-            width=WIDTH,
             recipe=replace(VARIANTS[name], iterations=options.iterations),
             cases=training,
             validation=validation,
@@ -86,8 +87,8 @@ def main() -> None:
             device=choose_device("auto"),
             seed=options.seed,
         )
-        _follow(run, options.every, options.output / f"{name}-{options.seed}.csv")
-    print(format_curves({path.stem: _read_curve(path) for path in sorted(options.output.glob("*.csv"))}))
+        _follow(run, options.every, table)
+    print(format_curves({path.stem: _read_curve(path) for path in tables}))
 
 
 def _follow(run: TrainingRun, every: int, table: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -75,6 +75,18 @@ def test_a_batch_is_the_samples_that_the_program_makes(cases: list[TrainingCase]
         # The percentiles are those of other voxels: the clip, and so the scale, differ a little.
         assert (image - expected_image).abs().mean() < 0.05
         assert torch.corrcoef(torch.stack([image.flatten(), expected_image.flatten()]))[0, 1] > 0.995
+
+
+def test_an_offset_beside_which_the_background_is_constant_keeps_the_contrast() -> None:
+    image = torch.full((20, 40, 44), 32768.0)
+    image[8:, :, 10:] += 1000 * torch.rand(12, 40, 34, generator=torch.Generator().manual_seed(0))
+    case = TrainingCase.from_arrays("offset", image, torch.zeros(image.shape, dtype=torch.uint8))
+    maker = BatchMaker(RECIPE, CaseTable.of([case], torch.device("cpu")), [0], [], SHAPE)
+    drawn = maker.draw(torch.rand(4, N_UNIFORM), torch.randn(4, N_NORMAL))
+    matching = replace(drawn, matches_histogram=torch.ones(4, dtype=torch.bool))
+    images, _ = maker.make(matching, torch.randn(4, *SHAPE))
+    # What is not finite in the end becomes 0.
+    assert (images.std((1, 2, 3)) > 0.5).all()
 
 
 def test_parameters_are_drawn_as_the_program_draws_them(cases: list[TrainingCase], maker: BatchMaker) -> None:

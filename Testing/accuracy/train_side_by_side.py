@@ -5,9 +5,12 @@
     vnet-segmentation crossvalidate DATA -o DIR/sites --by-site --width 16
 
 A model per fold, one per site that has not seen it, and `DIR/final`, which learns from all cases; the second and third
-command find their models made and measure them. The network is too small for a large GPU: alone it would mostly wait
-for the next kernel. So every iteration, its samples included, is one CUDA graph, and each model replays its own on a
-stream of its own. On one H100, 14 models took 12,100 iterations each in 435 s, and 220 s to compile before.
+command find their models made and measure them, and refuse other folds and options. Which models diverged is said at
+the end: a command would train theirs anew, with the recipe's own iterations.
+
+The network is too small for a large GPU: alone it would mostly wait for the next kernel. So every iteration, its
+samples included, is one CUDA graph, and each model replays its own on a stream of its own. On one H100, 14 models took
+12,100 iterations each in 435 s, and 220 s to compile before.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +31,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from accuracy.batch_samples import N_NORMAL, N_UNIFORM, BatchMaker, CaseTable
 
-from vnet_segmentation import network
-from vnet_segmentation.bundle import save_bundle
-from vnet_segmentation.dataset import find_cases
+from vnet_segmentation import crossvalidation, network
+from vnet_segmentation.bundle import check_destination, save_bundle
+from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
+from vnet_segmentation.errors import UserError
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.network import VNet
 from vnet_segmentation.recipe import Recipe, load_recipe
 from vnet_segmentation.training_cache import SyntheticCases, load_cases
+from vnet_segmentation.training_plan import TrainingOptions
 
+Part = tuple[list[Case], list[Case]]
+"""What a model learns from, and what it has not seen."""
 Loss = Callable[[VNet, Tensor, Tensor], Tensor]
 
 
@@ -49,7 +58,6 @@ class Member:
     def __init__(
         self,
         recipe: Recipe,
-        width: int,
         table: CaseTable,
         cases: Sequence[int],
         synthetic: Sequence[int],
@@ -59,7 +67,7 @@ class Member:
         self.recipe, self._loss = recipe, loss
         self.device = table.volumes.device
         torch.manual_seed(seed)
-        self.network = VNet(recipe.layout, width, recipe.normalisation).to(self.device)
+        self.network = VNet(recipe.layout, recipe.width, recipe.normalisation).to(self.device)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._parameters = list(self.network.parameters())
         self.averaged = [parameter.detach().clone() for parameter in self._parameters]
@@ -169,39 +177,89 @@ def train(members: Sequence[Member], iterations: int, report_every: int = 500) -
                 member.total_loss.zero_()
 
 
-def main() -> None:
-    """Writes the models."""
+def prepare_output(
+    output: Path, cases: Sequence[Case], parts: Mapping[str, Sequence[Part]], names: Iterable[str], width: int | None
+) -> None:
+    """Refuses what would fail, or be false, after all models are trained; claims the folders for these parts, so that
+    `crossvalidate` refuses to measure the models by others, whose cases they may have seen.
+
+    Args:
+        parts: by the folder in the output, what the models there learn from and have not seen.
+        names: of the models, folders in the output.
+        width: as it will be given to `crossvalidate`.
+
+    Raises:
+        UserError: cases with problems, models that exist already, or folders of other parts.
+    """
+    refuse_problems(cases)
+    for name in names:
+        check_destination(output / name, Path(name).name)
+    for folder, pairs in parts.items():
+        unseen = [[case.name for case in part] for _, part in pairs]
+        crossvalidation._claim(output / folder, {"folds": unseen, "options": repr(TrainingOptions(width=width))})
+
+
+def save(member: Member, folder: Path, training: dict[str, Any]) -> str | None:
+    """Writes a model's bundle.
+
+    Args:
+        training: the field of model.json.
+
+    Returns:
+        Why it could not be written, such as weights that are not finite; None if it was. The others can be all right.
+    """
+    recipe = member.recipe
+    description = {
+        "name": folder.name,
+        "title": f"Prostate in T2-weighted MR: V-Net {recipe.layout}, width {recipe.width}",
+        "preprocessing": recipe.preprocessing.as_dict(),
+        "labels": ["background", "prostate"],
+        "training": training,
+        "metrics": {},
+        "parent": None,
+    }
+    try:
+        save_bundle(folder, member.averaged_network(), description, quantise=True)
+    except (UserError, ValueError) as error:
+        return f"{folder} was not written: {error}"
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the models; 1 if some of them could not be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--width", type=int, help="default: the default recipe's")
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1, help="of the first model; the others have the next ones")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network._InstanceNorm.forward = instance_normalisation  # type: ignore[method-assign,assignment]
 
     recipe = load_recipe("default")
-    recipe = Recipe.from_dict(recipe.as_dict() | {"iterations": options.iterations or recipe.iterations})
+    recipe = replace(recipe, iterations=options.iterations or recipe.iterations, width=options.width or recipe.width)
     cases = [case for case in find_cases(options.data) if case.split != "test"]
+    # The seed of the folds is that of `crossvalidate` by default.
+    parts = {"folds": folds(cases, options.folds, 0), "sites": site_folds(cases)}
+    learned = {"final": cases}
+    for name, pairs in parts.items():
+        learned |= {f"{name}/fold-{number}": part for number, (part, _) in enumerate(pairs, start=1)}
+    prepare_output(options.output, cases, parts, learned, options.width)
     prepared = load_cases(cases, recipe.preprocessing, options.output / "cache")
     phantoms = SyntheticCases(recipe.n_synthetic_cases, recipe.preprocessing, options.output / "cache")
     table = CaseTable.of([*prepared, *phantoms], device)
     synthetic = range(len(cases), len(cases) + len(phantoms))
-    learned = {"final": cases}
-    # The seed of the folds is that of `crossvalidate` by default.
-    for name, parts in (("folds", folds(cases, options.folds, 0)), ("sites", site_folds(cases))):
-        learned |= {f"{name}/fold-{number}": part for number, (part, _) in enumerate(parts, start=1)}
 
     def loss(model: VNet, images: Tensor, shares: Tensor) -> Tensor:
         return LOSSES[recipe.loss](model(images), shares)
 
     if device.type == "cuda":
+        network._InstanceNorm.forward = instance_normalisation  # type: ignore[method-assign,assignment]
         torch.backends.cudnn.benchmark = True
         loss = torch.compile(loss, dynamic=False)  # type: ignore[assignment]
     members = {
-        name: Member(recipe, options.width, table, [cases.index(case) for case in part], synthetic, seed, loss)
+        name: Member(recipe, table, [cases.index(case) for case in part], synthetic, seed, loss)
         for seed, (name, part) in enumerate(learned.items(), start=options.seed)
     }
     if device.type == "cuda":
@@ -211,28 +269,21 @@ def main() -> None:
     began = time.monotonic()
     train(list(members.values()), recipe.iterations)
     minutes = (time.monotonic() - began) / 60
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    failures = []
     for name, member in members.items():
-        (options.output / name).parent.mkdir(parents=True, exist_ok=True)
         training = {
             "training_cases": [case.name for case in learned[name]],
             "preset": "default",
             "recipe": recipe.as_dict(),
             "iterations": recipe.iterations,
             "minutes": round(minutes, 1),
-            "hardware": f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}, "
-            f"{len(members)} models side by side",
+            "hardware": f"{hardware}, {len(members)} models side by side",
         }
-        description = {
-            "name": Path(name).name,
-            "title": f"Prostate in T2-weighted MR: V-Net {recipe.layout}, width {options.width}",
-            "preprocessing": recipe.preprocessing.as_dict(),
-            "labels": ["background", "prostate"],
-            "training": training,
-            "metrics": {},
-            "parent": None,
-        }
-        save_bundle(options.output / name, member.averaged_network(), description, quantise=True)
+        failures.append(save(member, options.output / name, training))
+    print(*filter(None, failures), sep="\n")
+    return 1 if any(failures) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

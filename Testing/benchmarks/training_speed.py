@@ -83,8 +83,7 @@ def main() -> None:
 
 def _make_run(options: argparse.Namespace, recipe: Recipe) -> TrainingRun:
     run = TrainingRun(
-        width=options.width,
-        recipe=recipe,
+        recipe=replace(recipe, width=options.width),
         cases=SyntheticCases(2, recipe.preprocessing),
         validation=[],
         synthetic=[],

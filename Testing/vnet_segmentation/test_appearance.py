@@ -60,6 +60,21 @@ def test_matching_survives_a_background_of_zeros_and_values_beyond_the_source():
     assert matched.tolist() == pytest.approx([0, 0, 100, 100], abs=0.1)
 
 
+@pytest.mark.parametrize("offset", [0.0, 32768.0, -1e6])
+def test_matching_survives_an_offset_beside_which_the_background_is_constant(offset):
+    values = offset + torch.cat([torch.zeros(500), torch.linspace(1, 1000, 500)])
+    target = quantiles(torch.linspace(0, 100, 1000))
+    matched = match_histogram(values, quantiles(values), target)
+    assert torch.isfinite(matched).all()
+    # A value at the middle of the bright half stands at 3/4 of the distribution.
+    assert matched[749].item() == pytest.approx(75, abs=1)
+
+
+def test_matching_survives_a_constant_scan():
+    values = torch.full((10,), 7.0)
+    assert torch.isfinite(match_histogram(values, quantiles(values), quantiles(crop()))).all()
+
+
 def test_unchanged_is_the_crop_scaled_to_0_1():
     values = crop()
     expected = (values - values.min()) / (values.max() - values.min())

@@ -88,7 +88,6 @@ def test_what_is_not_there_is_a_sentence(monkeypatch, name):
 def test_a_gpu_is_chosen_by_its_number_if_there_are_so_many(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *tensors: None)
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
     chosen = choose_device("cuda:1", "float16")
@@ -98,7 +97,8 @@ def test_a_gpu_is_chosen_by_its_number_if_there_are_so_many(monkeypatch):
         choose_device("cuda:2")
 
 
-def test_mps_is_taken_by_name_after_a_convolution_has_run_on_it(monkeypatch):
+@pytest.mark.parametrize("convolution", ["conv3d", "conv_transpose3d"])
+def test_mps_is_taken_by_name_after_the_convolutions_have_run_on_it(monkeypatch, convolution):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     run_on = []
     zeros = torch.zeros
@@ -106,11 +106,11 @@ def test_mps_is_taken_by_name_after_a_convolution_has_run_on_it(monkeypatch):
     assert (choose_device("mps").name, choose_device("mps").precision) == ("mps", "float32")
     assert set(run_on) == {"mps"}
 
-    def fail(*tensors):
-        raise NotImplementedError("Conv3D is not supported on MPS")
+    def fail(*tensors, **options):
+        raise NotImplementedError("It is not supported on MPS")
 
-    monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
-    with pytest.raises(UserError, match="Conv3D is not supported"):
+    monkeypatch.setattr(torch.nn.functional, convolution, fail)
+    with pytest.raises(UserError, match="It is not supported on MPS"):
         choose_device("mps")
 
 

@@ -28,7 +28,7 @@ from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
 from vnet_segmentation.scans import read_scan, voxel_hash
 from vnet_segmentation.train_model import TrainingResult
-from vnet_segmentation.training import Progress
+from vnet_segmentation.training import Progress, TrainingRun
 from vnet_segmentation.training_folder import add_case
 from vnet_segmentation.training_plan import TrainingOptions
 
@@ -105,6 +105,18 @@ def test_a_run_that_its_time_ended_early_says_so(data: Path, base: Path, tmp_pat
     assert "The time was enough for 1 of 40 iterations: give it more." in result.improvement.sentence
     result = train(data, tmp_path / "whole", options(base, iterations=2))
     assert "The time was enough" not in result.improvement.sentence
+
+
+def test_a_model_that_no_step_made_better_is_said_to_be_the_one_before(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: 0.9 - run.iteration / 100)
+    result = train(data, tmp_path / "mine", options(base, validation=("Moe",)))
+    assert result.improvement is not None
+    assert "No measured step was better than the model to start from" in result.improvement.sentence
+    assert "chose the new weights" not in result.improvement.sentence
+    assert result.improvement.mean_gain == pytest.approx(0, abs=1e-3)  # 8-bit weights
+    assert read_description(tmp_path / "mine")["training"]["best_iteration"] == 0
 
 
 def test_too_few_cases_to_judge_are_said_to_be_before_it_begins(data: Path, base: Path, tmp_path: Path) -> None:

@@ -34,8 +34,7 @@ def make_case(seed):
 torch.set_num_threads(1)
 with join_processes("cpu") as (processes, device):
     run = TrainingRun(
-        width=2,
-        recipe=replace(load_recipe("default"), batch_size=4, iterations=3, small_crop_until=0.0,
+        recipe=replace(load_recipe("default"), width=2, batch_size=4, iterations=3, small_crop_until=0.0,
                        synthetic_probability=0.0, gradient_norm=None, preprocessing=Preprocessing(size=(32, 32, 16))),
         cases=[make_case(seed) for seed in range(4)],
         validation=[make_case(9)],

@@ -68,6 +68,8 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert (paper.batch_size, paper.weight_decay) == (2, 5e-4)
     assert (paper.layout, paper.loss, paper.normalisation) == ("paper", "dice", "none")
     assert not paper.soft_masks
+    assert paper.width == 16
+    assert paper.preprocessing == Preprocessing((1.0, 1.0, 1.5), (128, 128, 64), bias_correction=True)
     # B-spline coefficients from N(0, 15 voxels) for half of the samples, and histogram matching; nothing else.
     assert paper.deformation == DeformationSettings(bspline_probability=0.5, bspline_sigma_mm=15.0)
     assert paper.deformation.rotation_degrees == paper.deformation.scaling == paper.deformation.flip_probability == 0

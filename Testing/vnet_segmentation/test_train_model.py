@@ -297,7 +297,7 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
 def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train: Training) -> None:
     train.refusal(data, model, stop_after=6)
     error = train.refusal(data, model, replace(QUICK, width=2, iterations=5), resume=True)
-    assert "belongs to another run: width, recipe differ" in str(error)
+    assert "belongs to another run: recipe differ" in str(error)
     assert error.exit_code == ExitCode.BAD_INPUT
     checkpoint_of(model).write_bytes(checkpoint_of(model).read_bytes()[:-1])
     error = train.refusal(data, model, resume=True)
@@ -451,6 +451,7 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
         held_out=("a", "b"),
     )
     assert (device.precision, cache, resume) == ("float32", Path("c"), True)
+    assert recorded(["--no-bias-correction"])[2].bias_correction is False
     assert recorded(["--validation-cases", "a", "b"])[2].validation == ("a", "b")
 
 

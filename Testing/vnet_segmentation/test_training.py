@@ -76,15 +76,14 @@ def make_case(seed: int, radius: float = 6.0) -> TrainingCase:
     return TrainingCase.from_arrays(f"Case{seed:02}", image, ball.to(torch.uint8) * 255)
 
 
-def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, **changes: Any) -> Any:
+def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, width: int = 1, **changes: Any) -> Any:
     settings: dict[str, Any] = {
-        "width": 1,
         "cases": [make_case(seed) for seed in range(3)],
         "validation": [make_case(10)],
         "synthetic": [make_case(20)],
         "device": Device("cpu", "float32", "It is there."),
     }
-    return cls(recipe=recipe, **settings | changes)
+    return cls(recipe=replace(recipe, width=width), **settings | changes)
 
 
 def go(run: TrainingRun, until: int | None = None, **options: Any) -> bool:
@@ -394,7 +393,7 @@ def validated(run: TrainingRun, dice: list[float], monkeypatch: pytest.MonkeyPat
 
 
 def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(replace(PLAIN, iterations=20, keeps_best=True, patience=3), start=make_start())
+    run = make_run(replace(PLAIN, iterations=20, schedule="steps", keeps_best=True, patience=3), start=make_start())
     weights = []
     step = TrainingRun.step
 
@@ -409,13 +408,26 @@ def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: py
     assert [report.iteration for report in reports] == [0, 1, 2, 3, 4, 5]
     assert (reports[0].loss, reports[0].fraction) == (None, 0.0)
     assert reports[-1].fraction == run.fraction == 1
+    assert (run.best_iteration, run.has_settled) == (2, True)
     assert all(torch.equal(value, weights[1][name]) for name, value in run.best_network.state_dict().items())
+
+
+@pytest.mark.parametrize(("gain_at", "last"), [(None, 6), (3, 6), (5, 7), (6, 8)])
+def test_a_cosine_run_does_not_end_before_its_last_quarter(
+    gain_at: int | None, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(replace(PLAIN, iterations=8, keeps_best=True, patience=2), start=make_start())
+    dice = [0.6 if iteration == gain_at else 0.5 for iteration in range(9)]
+    # Three quarters of 8 iterations are 6.
+    assert validated(run, dice, monkeypatch)[-1].iteration == last
+    assert run.best_iteration == (gain_at or 0)
 
 
 def test_a_run_that_only_loses_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     start = make_start()
     run = make_run(replace(PLAIN, iterations=3, keeps_best=True), start=start)
     validated(run, [0.8, 0.5, 0.5, 0.5], monkeypatch)
+    assert run.best_iteration == 0
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.best_network.state_dict().items())
 
 
@@ -431,6 +443,11 @@ def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert are_same(state_of(first), state_of(second))
     reports = validated(second, [0.4, 0.4], monkeypatch)
     assert [report.iteration for report in reports] == [4, 5]
+    assert second.best_iteration == 1
+    second.save(tmp_path / "checkpoint")
+    third = make_run(recipe, start=make_start())
+    third.resume(tmp_path / "checkpoint")
+    assert (third.best_iteration, third.has_settled, third.fraction) == (1, True, 1)
     other = make_run(recipe, start=make_start(8))
     with pytest.raises(UserError, match="initial weights"):
         other.resume(tmp_path / "checkpoint")
@@ -470,6 +487,49 @@ def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: p
     run.needed = 3
     with pytest.raises(torch.cuda.OutOfMemoryError):
         run.step()
+
+
+def test_memory_that_runs_out_in_the_optimisers_first_step_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, undisturbed = make_run(), make_run()
+    step, parameter = run.optimiser.step, next(run.model.parameters())
+
+    def fail() -> None:
+        monkeypatch.setattr(run.optimiser, "step", step)
+        run.optimiser.state[parameter]["step"] = torch.tensor(0.0)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(run.optimiser, "step", fail)
+    run.step()
+    undisturbed.step()
+    assert run.model.recomputes
+    assert are_same(state_of(run), state_of(undisturbed))
+
+
+def test_a_run_that_stepped_down_does_not_climb_again_when_it_is_resumed(tmp_path: Path) -> None:
+    run = make_run(replace(PLAIN, normalisation="none", small_crop_share=0.5), cls=OutOfMemory)
+    run.needed = 2
+    run.step()
+    run.save(tmp_path / "checkpoint")
+    resumed = make_run(run.recipe)
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.model.recomputes
+    assert [tuple(image.shape[2:]) for image in inputs_of(resumed, 1)] == [(16, 16, 16)]
+
+
+def test_a_validation_without_enough_memory_looks_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = VNet.forward
+
+    def fail_on_the_whole_field(network: VNet, image: Tensor) -> Tensor:
+        if image.shape[-1] == 64 and not network.training:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(network, image)
+
+    said: list[str] = []
+    run = make_run(replace(PLAIN, iterations=2, preprocessing=Preprocessing(size=(64, 64, 16))), say=said.append)
+    monkeypatch.setattr(VNet, "forward", fail_on_the_whole_field)
+    assert go(run, validate_every=1)
+    assert [0 <= report["validation_dice"] <= 1 for report in run.history] == [True, True]
+    assert "in tiles" in said[0]
 
 
 # Time, reports and checkpoints, with iterations that take as long as a test says
@@ -581,10 +641,10 @@ def test_remaining_time_of_a_run_with_a_limit(script: Script) -> None:
 def test_time_for_validation_and_storing_counts(script: Script) -> None:
     run = script.new_run(iterations=1000, step_s=7.0, validation_s=10.0, minutes=1)
     script.go(run, store_s=5.0, validate_every=2)
-    # 7, 14 + 10 + 5 = 29, 36, 43 + 15 = 58, 65: the fifth iteration is the first that ends after 60 s.
+    # 7, 14 + 5 + 10 + 5 = 34, 41, 48 + 20 = 68, 75: the fifth iteration is the first that ends after 60 s.
     assert run.iteration == 5
-    # The last validation is in the state that is stored.
-    assert run.elapsed_s == 75
+    # The last validation, and what was stored before it, is in the state that is stored.
+    assert run.elapsed_s == 90
 
 
 @pytest.mark.parametrize(
@@ -603,9 +663,9 @@ def test_a_checkpoint_is_at_most_five_minutes_and_an_iteration_old(
     assert script.stored == stored
 
 
-def test_a_checkpoint_follows_each_validation_and_the_end(script: Script) -> None:
+def test_a_checkpoint_precedes_and_follows_each_validation(script: Script) -> None:
     script.go(script.new_run(), validate_every=4)
-    assert script.stored == [4, 8, 10]
+    assert script.stored == [4, 4, 8, 8, 10, 10]
 
 
 def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
@@ -617,7 +677,7 @@ def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
 
     with pytest.raises(BrokenPipeError):
         run.run(report, lambda: script.stored.append(run.iteration))
-    assert script.stored == [3]
+    assert script.stored == [3, 3]
 
 
 def test_a_stopped_run_stores_where_it_is(script: Script) -> None:
@@ -631,7 +691,7 @@ def test_a_stopped_run_stores_where_it_is(script: Script) -> None:
 def test_a_request_to_stop_at_the_end_changes_nothing(script: Script) -> None:
     run = script.new_run(iterations=3)
     assert script.go(run, until=3)
-    assert script.stored == [3]
+    assert script.stored == [3, 3]
 
 
 def test_a_pause_does_not_count(script: Script, tmp_path: Path) -> None:
@@ -687,7 +747,7 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("difference", "changes"),
     [
-        ("width", {"width": 2}),
+        ("recipe", {"width": 2}),
         ("recipe", {"recipe": replace(PAPER, learning_rate=2e-4)}),
         ("recipe", {"recipe": replace(PAPER, deformation=DeformationSettings(0.5, 14.0))}),
         ("recipe", {"recipe": replace(PAPER, preprocessing=replace(FIELD, clip_percentiles=(1.0, 99.0)))}),
@@ -696,7 +756,7 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
         ("validation cases", {"validation": []}),
         ("validation cases", {"validation": [make_case(0)]}),
         ("seed", {"seed": 1}),
-        ("width, seed", {"width": 2, "seed": 1}),
+        ("recipe, seed", {"width": 2, "seed": 1}),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, difference: str, changes: dict[str, Any]) -> None:
@@ -743,6 +803,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(recipe: Recipe) 
     # The batch was drawn, and in a batch normalisation seen.
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert all(name == "generator" or "running" in name or "num_batches" in name for name in changed)
+
+
+def test_a_device_that_lacks_an_operation_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise NotImplementedError("aten::grid_sampler_3d is not implemented for the MPS device.\nmore")
+
+    run = make_run()
+    monkeypatch.setattr("vnet_segmentation.training.make_sample", fail)
+    with pytest.raises(NotImplementedError):
+        run.step()
+    run.device = replace(run.device, name="mps")
+    with pytest.raises(UserError, match=r"Choose the CPU \(--device cpu\)\. .* device\.$") as raised:
+        run.step()
+    assert raised.value.exit_code == ExitCode.USAGE
 
 
 def test_without_cases_there_is_nothing_to_learn_from() -> None:

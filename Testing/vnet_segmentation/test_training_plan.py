@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from untrained_model import save_untrained_model
 
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.training_plan import TrainingOptions, TrainingPlan, leave_out, plan_training
+from vnet_segmentation.improvement import MIN_CASES
+from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.training_plan import (
+    TrainingOptions,
+    TrainingPlan,
+    leave_out,
+    load_base,
+    make_recipe,
+    plan_training,
+)
 
 BASE = TrainingOptions(base=Path("base"))
 
@@ -39,11 +50,18 @@ def test_one_case_in_five_is_set_apart(n_cases: int, n_apart: int) -> None:
 
 
 def test_each_site_keeps_a_case_for_training() -> None:
-    assert chosen(make_cases(dict.fromkeys("abcde", ""), sites="uvwxy")) == ("abcde", "")
     _, apart = chosen(make_cases(dict.fromkeys("abcdefghij", ""), sites="uuvwxyzzst"))
     # 8 sites in 10 cases: a or b, and g or h.
     assert len(apart) == 2
     assert set(apart) <= set("abgh")
+
+
+@pytest.mark.parametrize(("n_cases", "n_apart"), [(5, 1), (12, 2), (25, 5)])
+def test_sites_of_one_case_each_do_not_keep_a_model_from_being_judged(n_cases: int, n_apart: int) -> None:
+    names_of_cases = "abcdefghijklmnopqrstuvwxy"[:n_cases]
+    training, apart = chosen(make_cases(dict.fromkeys(names_of_cases, ""), sites=names_of_cases))
+    assert len(apart) == n_apart
+    assert sorted(training + apart) == list(names_of_cases)
 
 
 def test_cases_are_set_apart_by_name() -> None:
@@ -69,25 +87,33 @@ def test_test_cases_are_not_trained_on() -> None:
 
 
 def planned(n_cases: int, options: TrainingOptions = BASE, **splits: str) -> TrainingPlan:
-    return plan_training(make_cases(dict.fromkeys("abcdefghijklmno"[:n_cases], "") | splits), options)
+    return plan_training(make_cases(dict.fromkeys("abcdefghijklmnopqrstuvwxyz"[:n_cases], "") | splits), options)
 
 
-@pytest.mark.parametrize("n_cases", [2, 3, 4, 9])
+@pytest.mark.parametrize("n_cases", [2, 3, 4, 19])
 def test_each_of_few_cases_is_judged_by_a_model_that_has_not_seen_it(n_cases: int) -> None:
     plan = planned(n_cases)
     assert plan.n_runs == min(3, n_cases) + 1
-    assert names(plan.final.training) == "abcdefghi"[:n_cases]
+    assert names(plan.final.training) == "abcdefghijklmnopqrs"[:n_cases]
     assert plan.final.validation == []
-    assert sorted(names(plan.judged)) == sorted("abcdefghi"[:n_cases])
+    assert sorted(names(plan.judged)) == sorted("abcdefghijklmnopqrs"[:n_cases])
     for fold in plan.folds:
         assert not set(fold.training) & set(fold.validation)
         assert len(fold.training) + len(fold.validation) == n_cases
 
 
-def test_of_ten_cases_some_are_set_apart() -> None:
-    plan = planned(10)
+def test_of_twenty_cases_some_are_set_apart() -> None:
+    plan = planned(20)
     assert plan.folds == []
-    assert len(plan.judged) == len(plan.final.validation) == 2
+    assert len(plan.judged) == len(plan.final.validation) == 4
+
+
+@pytest.mark.parametrize("n_cases", range(4, 27))
+def test_so_many_judge_that_a_verdict_is_possible(n_cases: int) -> None:
+    cases = make_cases(dict.fromkeys("abcdefghijklmnopqrstuvwxyz"[:n_cases], ""))
+    for sites in ("", "uv" * 13, "abcdefghijklmnopqrstuvwxyz"):
+        of_sites = [replace(case, site=sites[i : i + 1]) for i, case in enumerate(cases)]
+        assert len(plan_training(of_sites, BASE).judged) >= MIN_CASES
 
 
 @pytest.mark.parametrize("options", [replace(BASE, validation=1), replace(BASE, validation=("b",))])
@@ -108,6 +134,30 @@ def test_test_cases_are_in_no_fold() -> None:
 def test_a_single_case_cannot_judge() -> None:
     plan = planned(1)
     assert (plan.n_runs, plan.judged) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"preset": "paper"}, (16, True)),
+        ({"preset": "paper", "width": 4, "bias_correction": False}, (4, False)),
+        ({}, (8, False)),
+        ({"bias_correction": True}, (8, True)),
+        ({"preset": "paper", "preprocessing": Preprocessing(size=(32, 32, 16))}, (16, False)),
+    ],
+)
+def test_the_preset_decides_on_the_network_unless_the_user_does(
+    changes: dict[str, Any], expected: tuple[int, bool]
+) -> None:
+    recipe = make_recipe(TrainingOptions(**changes), None)
+    assert (recipe.width, recipe.preprocessing.bias_correction) == expected
+
+
+def test_a_model_to_start_from_keeps_its_network(tmp_path: Path) -> None:
+    model = save_untrained_model(tmp_path / "base", width=2)
+    options, base, _ = load_base(TrainingOptions(base=model, preset="paper"))
+    recipe = make_recipe(options, base)
+    assert (recipe.layout, recipe.width, recipe.preprocessing.bias_correction) == ("monai", 2, False)
 
 
 def test_cases_are_left_out_by_name() -> None:

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deformation", metavar="F", help="strength, 0 to 3 (default: 1)")
     parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--seed", metavar="N", help="the same seed gives the same run (default: 0)")
+    parser.add_argument("--seed", metavar="N", help="the same seed gives the same run, on the CPU (default: 0)")
     parser.add_argument("--model-title", dest="title", metavar="TITLE", help="of the model, for people")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     return parser

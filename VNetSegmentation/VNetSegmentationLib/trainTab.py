@@ -123,7 +123,7 @@ class TrainTab:
                 **self._options(),
                 "minutes": self._ui.trainingMinutesSpinBox.value,
                 "iterations": self._ui.trainingIterationsSpinBox.value or None,
-                "validation": self._cases.validation if self._cases.hasSplit else None,
+                "validation": self._cases.chosenValidation,
                 "label": self._cases.label,
             },
             "cases": self._cases.used + self._cases.validation,

@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.dataset_splits import folds_of_few
+from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.mask_files import read_mask
 from vnet_segmentation.metrics import check_same_grid
 from vnet_segmentation.scans import read_scan
 from vnet_segmentation.training_folder import add_case
+from vnet_segmentation.training_split import TrainingPlan, split_cases
 from vnet_segmentation.user_folders import training_cases_folder
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import tellError
@@ -115,18 +117,22 @@ class TrainingCases:
         return None
 
     @property
-    def hasSplit(self) -> bool:
-        """Whether cases for validation were chosen, by the user or in the data set, where the user may have said no."""
-        return bool(self.validation) or any(row["split"] == "validation" for row in self._rows)
+    def chosenValidation(self) -> list[str] | None:
+        """Names of the cases for validation that were chosen, by the user or in the data set, where the user may have
+        said no; None where the engine chooses."""
+        hasSplit = bool(self.validation) or any(row["split"] == "validation" for row in self._rows)
+        return self.validation if hasSplit else None
 
-    @property
-    def keepsOneInFive(self) -> bool:
-        """Whether the engine sets cases apart, as it does unless the user or the data set says which."""
-        return not self.hasSplit and len(self.used) // 5 > 0
-
-    def numberOfRuns(self, hasBase: bool) -> int:
-        """How many runs a training makes, those of a cross-validation among them."""
-        return 1 + (folds_of_few(len(self.used)) if hasBase and not self.validation else 0)
+    def plan(self, hasBase: bool) -> TrainingPlan:
+        """The engine's runs and what it judges them by; there is a case to learn from."""
+        names = {*self.used, *self.validation}
+        cases = [
+            Case(row["name"], Path(row["image"]), Path(row["mask"]), row["site"], row["split"])
+            for row in self._rows
+            if row["name"] in names
+        ]
+        chosen = self.chosenValidation
+        return split_cases(cases, chosen if chosen is None else tuple(chosen), hasBase)
 
     def setParameters(self, parameters) -> None:
         """Takes the panel's parameters; None while a scene is closed or read."""

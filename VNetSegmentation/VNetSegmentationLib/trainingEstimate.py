@@ -58,12 +58,13 @@ class TrainingEstimate:
 
     def _show(self) -> None:
         key = self._key()
-        speed = self._speeds.get(key)
+        speed = self._speeds.get(key) if self._cases.problem() is None else None
         text = self._text(speed, key[0] is not None) if speed else _("Measuring how fast this computer trains")
         showWrapped(self._ui.trainingEstimateLabel, text if speed or self._job else "")
 
     def _text(self, speed: dict, hasBase: bool) -> str:
-        seconds, nRuns = speed["iteration_s"], self._cases.numberOfRuns(hasBase)
+        plan = self._cases.plan(hasBase)
+        seconds, nRuns = speed["iteration_s"], plan.n_runs
         iterations = self._ui.trainingIterationsSpinBox.value or speed["iterations"]
         minutes, limit = nRuns * iterations * seconds / 60, self._ui.trainingMinutesSpinBox.value
         if minutes <= limit:
@@ -77,6 +78,12 @@ class TrainingEstimate:
         text = text.format(runs=nRuns, iterations=iterations, minutes=max(1, minutes), seconds=seconds, limit=limit)
         if nRuns > 1:
             return text + " " + _("Each case is judged by a model that has not learned from it.")
-        if self._cases.validation or not self._cases.keepsOneInFive:
+        if self._cases.chosenValidation is not None or not plan.judged:
             return text
-        return text + " " + _("One in five cases is kept to judge the model.")
+        return (
+            text
+            + " "
+            + _("{judges} of {cases} cases only judge the model.").format(
+                judges=len(plan.judged), cases=len(self._cases.used)
+            )
+        )

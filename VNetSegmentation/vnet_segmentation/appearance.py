@@ -105,8 +105,10 @@ def match_histogram(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
         values: any shape, float32.
         source, target: (`N_QUANTILES`,), ascending, as `quantiles` gives them.
     """
+    # From the smallest on: beside a large offset (unsigned scans begin at 32768) float32 would lose the steps below.
+    values, source = values - source[0], source - source[0]
     # Equal quantiles (a background of zeros) have no slope between them; a tiny step keeps the order strict.
-    step = (source[-1] - source[0]).clamp(min=1e-12) * 1e-6
+    step = source[-1].clamp(min=1e-12) * 1e-6
     knots = source + step * torch.arange(len(source), device=source.device)
     index = torch.searchsorted(knots, values.contiguous()).clamp(1, len(knots) - 1)
     low, high = knots[index - 1], knots[index]

@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     finetune = _command(commands, "finetune", cli_commands.train, "train a model further on your own cases")
     finetune.add_argument("--base", metavar="MODEL", help="name or folder of the model (default: the bundled one)")
-    _add_data_options(finetune, "one in five; with fewer than 10 cases a cross-validation of 3 folds")
+    _add_data_options(finetune, "one in five; with fewer than 20 cases a cross-validation of 3 folds")
     _add_training_options(finetune)
 
     cross = _command(
@@ -164,8 +164,12 @@ def _add_data_options(parser: argparse.ArgumentParser, default_validation: str) 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=LAYOUTS, help="of the network (default: the preset's)")
-    parser.add_argument("--width", type=int, default=8, help="channels of the first stage (default: %(default)s)")
-    parser.add_argument("--bias-correction", action="store_true", help="N4, in training and whenever the model is used")
+    parser.add_argument("--width", type=int, help="channels of the first stage (default: the preset's)")
+    parser.add_argument(
+        "--bias-correction",
+        action=argparse.BooleanOptionalAction,
+        help="N4, in training and whenever the model is used (default: the preset's)",
+    )
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +188,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--deformation", type=float, default=1.0, metavar="F", help="strength, 0 to 3 (default: %(default)s)"
     )
     parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same run, on the CPU (default: %(default)s)"
+    )
     parser.add_argument(
         "--name-cases", action="store_true", help="write the cases' names into the model (they may be patients' names)"
     )

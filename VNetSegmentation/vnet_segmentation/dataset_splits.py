@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 from vnet_segmentation.dataset import Case
 from vnet_segmentation.errors import ExitCode, UserError, list_names
+from vnet_segmentation.improvement import MIN_CASES
 
-_FEW_CASES = 10
+VALIDATION_SHARE = 5
+"""One case in so many is set apart for validation unless the user says otherwise."""
+_FEW_CASES = VALIDATION_SHARE * MIN_CASES
+"""Of fewer, that share is too small to judge a model by."""
 _N_FOLDS_OF_FEW = 3
 
 

@@ -134,7 +134,10 @@ def _mps_problem(name: str) -> str | None:
 def _first_convolution_failure(name: str) -> str | None:
     """What a device says that cannot convolve; None from one that can."""
     try:
-        torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8, device=name), torch.zeros(1, 1, 5, 5, 5, device=name))
+        volume = torch.zeros(1, 1, 8, 8, 8, device=name)
+        torch.nn.functional.conv3d(volume, torch.zeros(1, 1, 5, 5, 5, device=name))
+        # On MPS torch has the one, and only since 2.8 the other.
+        torch.nn.functional.conv_transpose3d(volume, torch.zeros(1, 1, 2, 2, 2, device=name), stride=2)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).splitlines()[0]
     return None

@@ -23,8 +23,8 @@ class Recipe:
 
     title: str
     layout: str
-    """Of the network, a name in `network.LAYOUTS`. Where a model is trained further, layout and normalisation are its
-    own."""
+    """Of the network, a name in `network.LAYOUTS`. Where a model is trained further, layout, width and normalisation
+    are its own."""
     normalisation: str
     """Of the network, see `network.VNet`."""
     loss: str
@@ -37,6 +37,8 @@ class Recipe:
     """"cosine", from the learning rate to 0, or "steps", divided by 10 every `iterations_per_step`."""
     iterations: int
     batch_size: int
+    width: int = 8
+    """Channels of the network's first stage."""
     momentum: float = 0.9
     iterations_per_step: int = 25_000
     warm_up_iterations: int = 0
@@ -50,7 +52,7 @@ class Recipe:
     keeps_best: bool = False
     """Keep the weights with the best validation, if there are validation cases, instead of the last ones."""
     patience: int = 0
-    """The run ends after so many validations without a gain; 0 for never."""
+    """The run ends after so many validations without a gain, in the last quarter of a cosine schedule; 0 for never."""
     soft_masks: bool = False
     """Learn the gland's share of each voxel instead of a mask of 0 and 1: on a grid coarser than the scan's, this says
     where in a voxel the border lies."""

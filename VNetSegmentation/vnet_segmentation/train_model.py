@@ -26,7 +26,6 @@ from vnet_segmentation.training import Progress, TrainingRun, case_identities, r
 from vnet_segmentation.training_cache import SyntheticCases, TrainingCase, load_cases
 from vnet_segmentation.training_description import compare_rows, describe_metrics, describe_model
 from vnet_segmentation.training_plan import (
-    Split,
     TrainingOptions,
     check_options,
     leave_out,
@@ -34,6 +33,7 @@ from vnet_segmentation.training_plan import (
     make_recipe,
     plan_training,
 )
+from vnet_segmentation.training_split import Split
 from vnet_segmentation.training_state import claim, state_folder
 
 _LEAST_SHARE = 0.5
@@ -134,6 +134,7 @@ def _train_model(
     """`train_model`, in a state folder that is this process's own."""
     options, base, base_description = load_base(options)
     recipe = make_recipe(options, base, processes.count)
+    options = replace(options, width=recipe.width)
     state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
     voxel_hashes: dict[str, str] = {}
@@ -187,11 +188,15 @@ def _train_model(
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
         warnings.append("The model before, and by it the new one, has learned from some of these: both look too good.")
-    if recipe.keeps_best and plan.final.validation:
+    if run.best_iteration == 0:
+        warnings.append("No measured step was better than the model to start from: its weights were kept.")
+    elif recipe.keeps_best and plan.final.validation:
         warnings.append("These cases also chose the new weights, which so look a little too good.")
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
     description = describe_model(model.name, run, plan.final, options, base_description, voxel_hashes, n_folds)
+    if run.best_iteration is not None:
+        description["training"]["best_iteration"] = run.best_iteration
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
@@ -225,7 +230,6 @@ def _train(
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
     run = TrainingRun(
-        width=options.width,
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
@@ -283,7 +287,6 @@ def _judge_fold(
     results = job.state_folder / f"fold-{number + 1}.json"
     # What the rows depend on, and nothing else: folders may have moved, and the time may be another.
     identity = {
-        "width": job.options.width,
         "recipe": repr(job.recipe),
         "seed": job.options.seed,
         "parent": job.base_description and job.base_description["weights"]["sha256"],

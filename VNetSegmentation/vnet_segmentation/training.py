@@ -19,9 +19,10 @@ from vnet_segmentation.arrays import to_array
 from vnet_segmentation.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
-from vnet_segmentation.errors import UserError
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.inference import Predictor
 from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import VNet, prostate_probability
+from vnet_segmentation.network import VNet
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.recipe import Recipe
 from vnet_segmentation.training_cache import TrainingCase
@@ -30,6 +31,8 @@ _CASES = ("training cases", "validation cases")
 _MAX_NAMES = 8
 _SMALLEST_GAIN = 0.0005
 """Of validation Dice; less does not count as one."""
+_LAST_PART = 0.75
+"""Of a run with a cosine schedule: its rate has fallen to a seventh."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,16 @@ class Progress:
 class TrainingRun:
     """A network that learns from cases, one iteration at a time, and can be stored and resumed between any two.
 
-    Everything random comes from one generator whose state is stored too: the same seed gives the same run, and on the
-    CPU a resumed run is, bit for bit, the one that would have been. With a limit in minutes the learning rate follows
-    the clock, so that two runs differ.
+    Everything random comes from one generator whose state is stored too: on the CPU the same seed gives the same run,
+    and a resumed run is, bit for bit, the one that would have been. A GPU adds up gradients in another order each time
+    (what cuDNN has without that is slower), and with a limit in minutes the learning rate follows the clock: such runs
+    differ.
 
-    Where memory runs out in an iteration, a run goes on with less: activations that are computed twice instead of kept,
-    then small crops only, then the CPU.
+    Where memory runs out in an iteration, a run goes on with less, also after it was resumed: activations that are
+    computed twice instead of kept, then small crops only, then the CPU. A validation, which needs the whole field, has
+    a ladder of its own (`inference.ladder`).
 
     Args:
-        width: channels of the network's first stage; layout and normalisation are the recipe's.
         cases: to learn from.
         validation: never learned from.
         synthetic: phantoms, drawn with the recipe's probability.
@@ -74,7 +78,6 @@ class TrainingRun:
         UserError: there are no cases.
     """
 
-    width: int
     recipe: Recipe
     cases: Sequence[TrainingCase]
     validation: Sequence[TrainingCase]
@@ -89,6 +92,11 @@ class TrainingRun:
     elapsed_s: float = field(default=0.0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     """Iteration, loss and, where it was measured, validation Dice of each report."""
+    best_iteration: int | None = field(default=None, init=False)
+    """Of the weights with the best validation, where the recipe keeps them; 0: those it started from."""
+    has_settled: bool = field(default=False, init=False)
+    """Whether the run ended because the validation Dice had not risen for as long as the recipe waits for it. With a
+    cosine schedule not before its last quarter: while the rate is high, the Dice says little of what it will be."""
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -103,7 +111,7 @@ class TrainingRun:
         # The initial weights are drawn by torch's own generator, which belongs to the caller: it is put back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.model = VNet(self.recipe.layout, self.width, self.recipe.normalisation)
+            self.model = VNet(self.recipe.layout, self.recipe.width, self.recipe.normalisation)
         if self.start is not None:
             self.model.load_state_dict(self.start.state_dict())
         self._place(self.model)
@@ -131,11 +139,6 @@ class TrainingRun:
             return 1.0
         of_time = self.elapsed_s / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(self.iteration / self.recipe.iterations, of_time))
-
-    @property
-    def has_settled(self) -> bool:
-        """Whether the validation Dice has not risen for as long as the recipe waits for it."""
-        return bool(self.recipe.patience) and self._n_without_gain >= self.recipe.patience
 
     @property
     def best_network(self) -> VNet:
@@ -173,8 +176,8 @@ class TrainingRun:
         Args:
             report: called after the first iteration, every `report_every` iterations, after each validation and at
                 the end.
-            store: called to write a checkpoint: after each validation, every `store_every_s` seconds, when the run is
-                stopped and at its end.
+            store: called to write a checkpoint: before and after each validation, every `store_every_s` seconds, when
+                the run is stopped and at its end.
             should_stop: asked after every iteration.
 
         Returns:
@@ -182,6 +185,7 @@ class TrainingRun:
         """
         # All time counts, that of validation and storing too. A resumed run looks as if it had never paused.
         began = time.monotonic() - self.elapsed_s
+        store = store if self.processes.is_first else lambda: None
         stored_s = self.elapsed_s
         finished = self.fraction >= 1
         stopped = False
@@ -197,7 +201,11 @@ class TrainingRun:
             stopped = not finished and bool(self.processes.of_first(should_stop()))
             validates = finished or self.iteration % validate_every == 0
             reports = validates or self.iteration == 1 or self.iteration % report_every == 0
-            dice_now = self._validate() if validates and self.validation else None
+            dice_now = None
+            if validates and self.validation:
+                # It takes the whole field: if anything ends the process, this does.
+                store()
+                dice_now = self._validate()
             finished = finished or self.fraction >= 1
             stopped = stopped and not finished
             self.elapsed_s = self.processes.of_first(time.monotonic() - began)
@@ -208,8 +216,7 @@ class TrainingRun:
                 self._losses = []
             # Before the report: where its reader has gone, the state is safe.
             if validates or stopped or self.elapsed_s - stored_s >= store_every_s:
-                if self.processes.is_first:
-                    store()
+                store()
                 stored_s = self.elapsed_s
             if reports:
                 self._tell(report, Progress(self.iteration, self.fraction, loss, dice_now, self._remaining_s()))
@@ -222,7 +229,8 @@ class TrainingRun:
             The loss.
 
         Raises:
-            UserError: the loss or its gradient is not finite any more; the weights are left as they were.
+            UserError: the loss or its gradient is not finite any more, and the weights are left as they were; or the
+                device lacks an operation (`ExitCode.USAGE`).
         """
         # All processes draw the whole batch, and each makes its own part of it.
         samples = [
@@ -232,7 +240,35 @@ class TrainingRun:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.iteration, self.fraction)
         self.model.train()
-        value = self.processes.mean(self._backward_in_memory(mine))
+        value = self._learn_in_memory(mine)
+        self.iteration += 1
+        return value
+
+    def _learn_in_memory(self, samples: Sequence[Sample]) -> float:
+        """`_learn`, with less where memory runs out. All of it is done again: a second update by the same samples,
+        where the first was half made, does no harm."""
+        while True:
+            try:
+                return self._learn(samples)
+            except NotImplementedError as error:
+                if self.device.name == "cpu":
+                    raise
+                # Augmentation needs more of a device than segmenting, for which it was tried.
+                lacks = str(error).partition("\n")[0]
+                raise UserError(
+                    f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU (--device cpu). "
+                    f"It says: {lacks}",
+                    ExitCode.USAGE,
+                ) from error
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
+                    raise
+            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
+            self._step_down()
+
+    def _learn(self, samples: Sequence[Sample]) -> float:
+        """Updates the weights by some samples; returns the loss."""
+        value = self.processes.mean(self._backward(samples))
         longest = math.inf if self.recipe.gradient_norm is None else self.recipe.gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
         if not (math.isfinite(value) and math.isfinite(norm.item())):
@@ -243,19 +279,7 @@ class TrainingRun:
         self.optimiser.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
-        self.iteration += 1
         return value
-
-    def _backward_in_memory(self, samples: Sequence[Sample]) -> float:
-        """`_backward`, with less where memory runs out."""
-        while True:
-            try:
-                return self._backward(samples)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
-                    raise
-            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
-            self._step_down()
 
     def _backward(self, samples: Sequence[Sample]) -> float:
         """The loss of some samples, and its gradient in the parameters."""
@@ -273,6 +297,9 @@ class TrainingRun:
 
     def _step_down(self) -> None:
         name = self.device.name
+        if self.iteration == 0:
+            # The optimiser makes its own tensors in its first step; if that failed, some parameters have half of them.
+            self.optimiser.state.clear()
         if not self.model.recomputes:
             self.model.recomputes = True
             self.say(f"Memory ran out on {name}; going on with activations that are computed twice, which is slower.")
@@ -292,19 +319,25 @@ class TrainingRun:
         if torch.device(name).type == "cuda":
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def validation_dice(self) -> float:
-        """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan."""
+        """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan.
+
+        Raises:
+            UserError: not even tiles on the CPU fit into memory (`ExitCode.OUT_OF_MEMORY`).
+        """
         network = self.last_network.eval()
+        predictor = Predictor(network, self.device)
         total = 0.0
         for case in self.validation:
-            sample, device = middle_sample(case), self.device.torch_device
-            image, share = make_sample(sample, self._full_shape, self.recipe.preprocessing, device)
-            with self.device.autocast():
-                probability = prostate_probability(network(_as_input(image[None])))[0]
-            prediction, target = probability >= 0.5, share >= 0.5
+            cpu = torch.device("cpu")
+            image, share = make_sample(middle_sample(case), self._full_shape, self.recipe.preprocessing, cpu)
+            prediction, target = predictor.probability(image) >= 0.5, share >= 0.5
             both, size = (prediction & target).sum().item(), (prediction.sum() + target.sum()).item()
             total += 2 * both / size if size else 1.0
+        if predictor.steps_down:
+            self.say(f"Validation: {' '.join(predictor.steps_down)}")
+            # The network may be the one that learns, and now be on the CPU.
+            self._place(network)
         return total / len(self.validation)
 
     def _validate(self) -> float:
@@ -313,10 +346,13 @@ class TrainingRun:
         if dice > self._best_dice + _SMALLEST_GAIN:
             self._best_dice, self._n_without_gain = dice, 0
             if self.recipe.keeps_best:
+                self.best_iteration = self.iteration
                 state = self.last_network.state_dict()
                 self._best = {name: value.detach().cpu().clone() for name, value in state.items()}
         else:
             self._n_without_gain += 1
+            may_settle = self.recipe.schedule != "cosine" or self.fraction >= _LAST_PART
+            self.has_settled = may_settle and 0 < self.recipe.patience <= self._n_without_gain
         return dice
 
     def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
@@ -348,7 +384,11 @@ class TrainingRun:
                 "history": self.history,
                 "losses": self._losses,
                 "best_dice": self._best_dice if self._best_dice > -math.inf else None,
+                "best_iteration": self.best_iteration,
                 "n_without_gain": self._n_without_gain,
+                "has_settled": self.has_settled,
+                "recomputes": self.model.recomputes,
+                "only_small_crops": self._only_small_crops,
             },
         )
 
@@ -356,7 +396,7 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged or belongs to another run (width, recipe, cases or seed differ), or the
+            UserError: the checkpoint is damaged or belongs to another run (recipe, cases or seed differ), or the
                 files of a case have changed.
         """
         tensors, state = read_checkpoint(path)
@@ -384,12 +424,13 @@ class TrainingRun:
         self.generator.set_state(tensors["generator"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
         self.history, self._losses = state["history"], state["losses"]
-        self._best, self._n_without_gain = groups["best"], state["n_without_gain"]
+        self._best, self.best_iteration = groups["best"], state["best_iteration"]
+        self._n_without_gain, self.has_settled = state["n_without_gain"], state["has_settled"]
+        self.model.recomputes, self._only_small_crops = state["recomputes"], state["only_small_crops"]
         self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "width": self.width,
             "recipe": _plain(self.recipe.as_dict()),
             **case_identities(self.cases, self.validation),
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""What is asked of a training: its options, its recipe, and which cases it learns from and is judged by."""
+"""What is asked of a training: its options, its recipe, and its runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 
 from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.dataset import Case
-from vnet_segmentation.dataset_splits import folds, folds_of_few, split_by_site
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import MAX_WIDTH, VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe
+from vnet_segmentation.training_split import Split as Split
+from vnet_segmentation.training_split import TrainingPlan, check_names, split_cases
 
-_N_VALIDATION_SHARE = 5
-"""One case in so many is set apart for validation unless the user says otherwise."""
 _LARGEST_SCALING = 0.5
 """Nothing is made smaller than half, however strong the deformation."""
-_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,13 @@ class TrainingOptions:
     """None: "finetune" with a base, "default" without."""
     layout: str | None = None
     """None: the preset's."""
-    width: int = 8
+    width: int | None = None
+    """None: the preset's."""
     validation: int | tuple[str, ...] | None = None
-    """How many cases to set apart, or which; None: one in five, but with a base and fewer than 10 cases each is
-    predicted by a model that has not learned from it (3 folds), and the model learns from all. Never more than leaves
-    one case per site. Where the data set says itself which cases are for validation, a number is ignored."""
+    """How many cases to set apart, or which; None: one in five, but with a base and fewer than 20 cases each is
+    predicted by a model that has not learned from it (3 folds), and the model learns from all. A site keeps a case to
+    learn from, unless one in five cannot be set apart so, nor 4. Where the data set says itself which cases are for
+    validation, a number is ignored."""
     held_out: tuple[str, ...] = ()
     """Cases that this training must not see at all, not even to choose its best weights."""
     label: int | None = None
@@ -51,8 +51,9 @@ class TrainingOptions:
     seed: int = 0
     preprocessing: Preprocessing | None = None
     """None: the base model's, or the preset's."""
-    bias_correction: bool = False
-    """N4, in training and whenever the model is used; with a base, what that says."""
+    bias_correction: bool | None = None
+    """N4, in training and whenever the model is used; None: as preprocessing or preset say. With a base, what that
+    says."""
     title: str = ""
     data_terms: str = ""
     """Source, licence and citation of the data, for the model card."""
@@ -64,31 +65,6 @@ class TrainingOptions:
         return self.preset or ("default" if self.base is None else "finetune")
 
 
-@dataclass(frozen=True)
-class Split:
-    """Cases to learn from, and cases to judge by."""
-
-    training: list[Case]
-    validation: list[Case]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """The runs of a training: those that only judge, one per fold, and the one that makes the model."""
-
-    folds: list[Split]
-    final: Split
-
-    @property
-    def n_runs(self) -> int:
-        return len(self.folds) + 1
-
-    @property
-    def judged(self) -> list[Case]:
-        """The cases that the model is judged by."""
-        return [case for fold in self.folds for case in fold.validation] or self.final.validation
-
-
 def check_options(options: TrainingOptions) -> None:
     """Refuses what would fail only after hours.
 
@@ -96,7 +72,10 @@ def check_options(options: TrainingOptions) -> None:
         UserError: a number out of range, or a title of several lines (`ExitCode.USAGE`).
     """
     for is_right, sentence in (
-        (1 <= options.width <= MAX_WIDTH, f"The width is {options.width}. Choose 1 to {MAX_WIDTH}."),
+        (
+            options.width is None or 1 <= options.width <= MAX_WIDTH,
+            f"The width is {options.width}. Choose 1 to {MAX_WIDTH}.",
+        ),
         (options.iterations is None or options.iterations >= 1, "A training has at least 1 iteration."),
         (options.minutes is None or options.minutes > 0, "The time for a training must be more than 0 minutes."),
         (0 <= options.seed < 2**63, f"The seed is {options.seed}. Choose 0 or a positive number below 2^63."),
@@ -108,23 +87,12 @@ def check_options(options: TrainingOptions) -> None:
 
 
 def plan_training(cases: Sequence[Case], options: TrainingOptions) -> TrainingPlan:
-    """Splits the cases. Test cases are in no part, unless they are chosen by name; what is held out never is.
+    """See `training_split.split_cases`.
 
     Args:
         cases: without those that are held out.
-
-    Raises:
-        UserError: a name that no case has, or too many cases set apart.
     """
-    has_split = any(case.split == "validation" for case in cases)
-    usable = [case for case in cases if case.split != "test"]
-    n_folds = folds_of_few(len(usable))
-    sets_none_apart = options.validation == () or (options.validation is None and not has_split)
-    # Each case is needed both to learn from and to judge by.
-    if options.base is not None and sets_none_apart and n_folds:
-        parts = folds(usable, n_folds, options.seed)
-        return TrainingPlan([Split(*part) for part in parts], Split(usable, []))
-    return TrainingPlan([], Split(*_choose_validation(cases, options)))
+    return split_cases(cases, options.validation, options.base is not None, options.seed)
 
 
 def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
@@ -133,7 +101,7 @@ def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     Raises:
         UserError: a name that no case has.
     """
-    _check_names(names, cases)
+    check_names(names, cases)
     return [case for case in cases if case.name not in names]
 
 
@@ -171,12 +139,15 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
     if not options.histogram_matching:
         appearance = replace(appearance, histogram_matching_probability=0.0)
     preprocessing = options.preprocessing or recipe.preprocessing
+    if options.bias_correction is not None:
+        preprocessing = replace(preprocessing, bias_correction=options.bias_correction)
     iterations = options.iterations or recipe.iterations
     return replace(
         recipe,
         layout=options.layout or recipe.layout,
+        width=options.width or recipe.width,
         normalisation=recipe.normalisation if base is None else base.normalisation,
-        preprocessing=replace(preprocessing, bias_correction=options.bias_correction),
+        preprocessing=preprocessing,
         iterations=iterations,
         # Of a short run a tenth, or it would never come to its full rate.
         warm_up_iterations=min(recipe.warm_up_iterations, iterations // 10),
@@ -190,26 +161,3 @@ def make_recipe(options: TrainingOptions, base: VNet | None, n_processes: int = 
         ),
         appearance=appearance,
     )
-
-
-def _choose_validation(cases: Sequence[Case], options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    if isinstance(options.validation, tuple):
-        _check_names(options.validation, cases)
-        chosen = set(options.validation)
-        asked = [replace(case, split="validation" if case.name in chosen else "training") for case in cases]
-        tests = {case.name for case in cases if case.split == "test"} - chosen
-        return split_by_site([case for case in asked if case.name not in tests], 0, options.seed)
-    if options.validation is not None:
-        return split_by_site(cases, options.validation, options.seed)
-    usable = [case for case in cases if case.split != "test"]
-    most = len(usable) - len({case.site for case in usable})
-    return split_by_site(cases, min(len(usable) // _N_VALIDATION_SHARE, most), options.seed)
-
-
-def _check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
-    unknown = set(names) - {case.name for case in cases}
-    if unknown:
-        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
-        raise UserError(
-            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
-        )

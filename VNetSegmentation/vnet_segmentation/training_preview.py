@@ -36,7 +36,7 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
     case = SyntheticCases(1, recipe.preprocessing)
-    run = TrainingRun(options.width, recipe, case, [], [], device, start=base)
+    run = TrainingRun(recipe, case, [], [], device, start=base)
     # The first iteration of a shape is slower: memory is taken, kernels are chosen.
     run.step()
     small_s = min(_timed_step(run) for _ in range(_N_TIMED))
