@@ -21,6 +21,7 @@ from vnet_segmentation.errors import Cancelled, UserError
 from vnet_segmentation.loss import LOSSES
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import load_recipe
+from vnet_segmentation.scans import read_scan, voxel_hash
 from vnet_segmentation.training_cache import TrainingCase
 from vnet_segmentation.training_plan import TrainingOptions
 
@@ -76,7 +77,10 @@ def test_a_member_that_diverged_costs_no_other_its_model(
     assert "fold-1 was not written" in capsys.readouterr().out
     written = {str(path.parent.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/**/model.json")}
     assert written == {"final", "folds/fold-2", "sites/fold-1", "sites/fold-2"}
-    assert read_description(tmp_path / "out" / "sites" / "fold-1")["training"]["training_cases"] == ["Case2", "Case3"]
+    learned = read_description(tmp_path / "out" / "sites" / "fold-1")["training"]
+    assert learned["training_cases"] == ["Case2", "Case3"]
+    scans = [read_scan(data / f"{name}.nrrd") for name in learned["training_cases"]]
+    assert learned["voxel_hashes"] == sorted(map(voxel_hash, scans))
 
 
 def test_models_are_measured_by_the_folds_that_they_have_not_seen_and_no_others(

@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from accuracy.batch_samples import N_NORMAL, N_UNIFORM, BatchMaker, CaseTable
 
-from vnet_segmentation import crossvalidation, network
+from vnet_segmentation import network
 from vnet_segmentation.bundle import check_destination, save_bundle
+from vnet_segmentation.crossvalidation import claim_folds
 from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.dataset_splits import folds, site_folds
 from vnet_segmentation.errors import UserError
@@ -179,7 +180,7 @@ def train(members: Sequence[Member], iterations: int, report_every: int = 500) -
 
 def prepare_output(
     output: Path, cases: Sequence[Case], parts: Mapping[str, Sequence[Part]], names: Iterable[str], width: int | None
-) -> None:
+) -> dict[str, str]:
     """Refuses what would fail, or be false, after all models are trained; claims the folders for these parts, so that
     `crossvalidate` refuses to measure the models by others, whose cases they may have seen.
 
@@ -188,15 +189,18 @@ def prepare_output(
         names: of the models, folders in the output.
         width: as it will be given to `crossvalidate`.
 
+    Returns:
+        See `dataset.refuse_problems`.
+
     Raises:
         UserError: cases with problems, models that exist already, or folders of other parts.
     """
-    refuse_problems(cases)
+    voxel_hashes = refuse_problems(cases)
     for name in names:
         check_destination(output / name, Path(name).name)
     for folder, pairs in parts.items():
-        unseen = [[case.name for case in part] for _, part in pairs]
-        crossvalidation._claim(output / folder, {"folds": unseen, "options": repr(TrainingOptions(width=width))})
+        claim_folds(output / folder, [unseen for _, unseen in pairs], TrainingOptions(width=width))
+    return voxel_hashes
 
 
 def save(member: Member, folder: Path, training: dict[str, Any]) -> str | None:
@@ -245,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     learned = {"final": cases}
     for name, pairs in parts.items():
         learned |= {f"{name}/fold-{number}": part for number, (part, _) in enumerate(pairs, start=1)}
-    prepare_output(options.output, cases, parts, learned, options.width)
+    voxel_hashes = prepare_output(options.output, cases, parts, learned, options.width)
     prepared = load_cases(cases, recipe.preprocessing, options.output / "cache")
     phantoms = SyntheticCases(recipe.n_synthetic_cases, recipe.preprocessing, options.output / "cache")
     table = CaseTable.of([*prepared, *phantoms], device)
@@ -274,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, member in members.items():
         training = {
             "training_cases": [case.name for case in learned[name]],
+            "voxel_hashes": sorted(voxel_hashes[case.name] for case in learned[name]),
             "preset": "default",
             "recipe": recipe.as_dict(),
             "iterations": recipe.iterations,

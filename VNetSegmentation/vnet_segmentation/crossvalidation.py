@@ -71,12 +71,7 @@ def cross_validate(
         raise UserError(f"There is no fold {min(unknown)}. Choose of 1 to {len(parts)}.", ExitCode.USAGE)
     say(f"Checking {len(cases)} cases")
     voxel_hashes = refuse_problems(cases)
-    plan: dict[str, Any] = {
-        "folds": [[case.name for case in unseen] for unseen in parts],
-        "options": repr(options),
-        "cases": _digests(cases),
-    }
-    _claim(output, plan)
+    digests = claim_folds(output, parts, options)
     for number, unseen in enumerate(parts, start=1):
         if only and number not in only:
             continue
@@ -89,7 +84,7 @@ def cross_validate(
         _refuse_learned(model if made else options.base, {case.name: voxel_hashes[case.name] for case in unseen})
         if not made:
             say(f"Fold {number} of {len(parts)}")
-            settings = replace(options, validation=(), held_out=_held_out(data, plan["cases"], unseen))
+            settings = replace(options, validation=(), held_out=_held_out(data, digests, unseen))
             try:
                 train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
             except UserError as error:
@@ -112,13 +107,30 @@ def cross_validate(
     return rows
 
 
-def _claim(output: Path, plan: dict[str, Any]) -> None:
-    """Refuses a folder of another plan, whose models may have seen what they would be measured on."""
+def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: TrainingOptions) -> dict[str, str]:
+    """Writes the plan of a cross-validation, or refuses a folder of another one, whose models may have seen what they
+    would be measured on.
+
+    Args:
+        parts: each fold's unseen cases.
+        options: see `cross_validate`.
+
+    Returns:
+        A digest of the files of each case, by its name.
+
+    Raises:
+        UserError: the folder is of another plan, or cases changed since it was made.
+    """
+    plan: dict[str, Any] = {
+        "folds": [[case.name for case in unseen] for unseen in parts],
+        "options": repr(options),
+        "cases": _digests([case for unseen in parts for case in unseen]),
+    }
     path = output / _PLAN_NAME
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
-        return
+        return plan["cases"]
     stored = json.loads(path.read_text("utf-8"))
     if {**stored, "cases": plan["cases"]} == plan:
         # Earlier versions did not keep any: what has not changed since cannot be told.
@@ -128,6 +140,7 @@ def _claim(output: Path, plan: dict[str, Any]) -> None:
             f"{output} holds another cross-validation, or one of an earlier version. Give the same data and options as "
             "there, or choose another output."
         )
+    return plan["cases"]
 
 
 def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tuple[str, ...]:
@@ -160,7 +173,7 @@ def _refuse_learned(model: Path | None, voxel_hashes: dict[str, str]) -> None:
 
 
 def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
-    changed = [name for name, digest in before.items() if now.get(name) != digest]
+    changed = sorted(name for name, digest in before.items() if now.get(name) != digest)
     if changed:
         raise UserError(
             f"Since this cross-validation began, {list_names(changed)} changed. Put the former files back, or choose "
