@@ -139,3 +139,10 @@ def test_unknown_and_missing_settings_are_refused() -> None:
     del settings["loss"]
     with pytest.raises(TypeError, match="loss"):
         Recipe.from_dict(settings)
+
+
+@pytest.mark.parametrize("name", ["layout", "normalisation", "loss", "optimiser", "schedule"])
+def test_a_slip_in_a_name_is_not_taken_for_something_else(name):
+    settings = load_recipe("default").as_dict()
+    with pytest.raises(ValueError, match=f"Unknown {name} 'dyce'"):
+        Recipe.from_dict({**settings, name: "dyce"})

@@ -23,7 +23,7 @@ from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.bundle import read_description
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.device import Device
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation import Row
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.processes import Processes
@@ -263,9 +263,8 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, model: Path, t
     expected = (model / "weights.safetensors").read_bytes()
     stopped = model.with_name("stopped")
     # Six questions while the cases are prepared, then one after each iteration.
-    error = train.refusal(data, stopped, stop_after=7)
-    assert str(error) == "Stopped at iteration 2. Add --resume to the same command to go on."
-    assert error.exit_code == ExitCode.CANCELLED
+    with pytest.raises(Cancelled, match="Stopped at iteration 2"):
+        train(data, stopped, stop_after=7)
     assert not stopped.exists()
     result = train(data, stopped, resume=True)
     assert "Going on at iteration 2" in train.said
@@ -276,9 +275,8 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, model: Path, t
 
 
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
-    error = train.refusal(data, model, stop_after=2)
-    assert "Stopped before the training began" in str(error)
-    assert error.exit_code == ExitCode.CANCELLED
+    with pytest.raises(Cancelled, match="before the training began"):
+        train(data, model, stop_after=2)
     assert not checkpoint_of(model).exists()
     train(data, model)
     assert len([said for said in train.said if said.startswith("Preparing")]) == 4
@@ -286,7 +284,8 @@ def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Train
 
 
 def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, train: Training) -> None:
-    train.refusal(data, model, stop_after=6)
+    with pytest.raises(Cancelled):
+        train(data, model, stop_after=6)
     before = checkpoint_of(model).read_bytes()
     error = train.refusal(data, model)
     assert "Add --resume" in str(error)
@@ -295,7 +294,8 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
 
 
 def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train: Training) -> None:
-    train.refusal(data, model, stop_after=6)
+    with pytest.raises(Cancelled):
+        train(data, model, stop_after=6)
     error = train.refusal(data, model, replace(QUICK, width=2, iterations=5), resume=True)
     assert "belongs to another run: recipe differ" in str(error)
     assert error.exit_code == ExitCode.BAD_INPUT
@@ -338,9 +338,8 @@ def test_an_interrupted_evaluation_loses_nothing(
 
 def test_an_evaluation_that_is_stopped_is_gone_on_with(data: Path, model: Path, train: Training) -> None:
     # Six questions while the cases are prepared, four after the iterations but the last, one before the case.
-    error = train.refusal(data, model, stop_after=9)
-    assert error.exit_code == ExitCode.CANCELLED
-    assert "Stopped. Add --resume" in str(error)
+    with pytest.raises(Cancelled, match="while the model was measured"):
+        train(data, model, stop_after=9)
     assert not model.exists()
     train(data, model, resume=True)
     assert train.reports == []

@@ -48,8 +48,8 @@ def run(arguments: Sequence[str]) -> int:
         # flush at exit does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.CANCELLED
-    except (KeyboardInterrupt, Cancelled):
-        print("vnet-segmentation: stopped.", file=sys.stderr)
+    except (KeyboardInterrupt, Cancelled) as stop:
+        print(f"vnet-segmentation: {stop if str(stop) else 'stopped.'}", file=sys.stderr)
         return ExitCode.CANCELLED
 
 

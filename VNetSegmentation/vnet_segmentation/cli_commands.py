@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from vnet_segmentation.batch import check_batch, exit_code, run_batch
 from vnet_segmentation.batch_cases import BatchOptions
 from vnet_segmentation.batch_tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.model_library import description_of, find_model, known_cases, list_models
 from vnet_segmentation.segmenter import Segmenter
 from vnet_segmentation.terminal import Interrupt, ProgressBar, format_duration
@@ -93,7 +95,11 @@ def train(options: argparse.Namespace) -> int:
     settings = _training_options(
         options, tuple(options.validation_cases) if options.validation_cases else options.validation
     )
-    with Interrupt() as interrupt, join_processes(options.device) as (processes, device):
+    with (
+        _says_how_to_go_on("Add --resume to the same command to go on."),
+        Interrupt() as interrupt,
+        join_processes(options.device) as (processes, device),
+    ):
         result = train_model(
             options.data,
             options.output,
@@ -123,7 +129,7 @@ def cross_validate(options: argparse.Namespace) -> int:
     from vnet_segmentation import crossvalidation
     from vnet_segmentation.evaluation import format_table
 
-    with Interrupt() as interrupt:
+    with _says_how_to_go_on("Give the same command to go on."), Interrupt() as interrupt:
         rows = crossvalidation.cross_validate(
             options.data,
             options.output,
@@ -138,6 +144,14 @@ def cross_validate(options: argparse.Namespace) -> int:
     print(format_table(rows))
     print(f"Table and histogram: {options.output / crossvalidation.TABLE_NAME}, {crossvalidation.HISTOGRAM_NAME}")
     return ExitCode.OK
+
+
+@contextmanager
+def _says_how_to_go_on(how: str) -> Iterator[None]:
+    try:
+        yield
+    except Cancelled as stop:
+        raise Cancelled(f"{str(stop) or 'Stopped.'} {how}") from None
 
 
 def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:

@@ -85,12 +85,7 @@ def cross_validate(
         if not made:
             say(f"Fold {number} of {len(parts)}")
             settings = replace(options, validation=(), held_out=_held_out(data, digests, unseen))
-            try:
-                train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
-            except UserError as error:
-                if error.exit_code == ExitCode.CANCELLED:
-                    raise Cancelled from error
-                raise
+            train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
         segmenter = Segmenter(model, device)
         for case in pending:
             if should_stop():

@@ -46,7 +46,8 @@ class UserError(Exception):
 
 
 class Cancelled(Exception):
-    """Raised by a progress callback to stop the work that reports to it. Files already written stay."""
+    """The work was stopped, by a progress callback that raises this or by what asks whether to stop. Files already
+    written stay. The message, if there is one, says how to go on."""
 
 
 def list_names(names: Sequence[str]) -> str:

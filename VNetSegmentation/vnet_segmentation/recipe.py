@@ -11,10 +11,19 @@ from typing import Any
 from vnet_segmentation.appearance import AppearanceSettings
 from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.network import SIDE_MULTIPLE
+from vnet_segmentation.loss import LOSSES
+from vnet_segmentation.network import LAYOUTS, NORMALISATIONS, SIDE_MULTIPLE
 from vnet_segmentation.preprocessing import Preprocessing
 
 RECIPES_FOLDER = Path(__file__).parent / "presets" / "recipes"
+
+_CHOICES = {
+    "layout": tuple(LAYOUTS),
+    "normalisation": NORMALISATIONS,
+    "loss": tuple(LOSSES),
+    "optimiser": ("adamw", "sgd"),
+    "schedule": ("cosine", "steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ class Recipe:
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
 
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; known are {', '.join(choices)}.")
+
     @property
     def small_crop_size(self) -> tuple[int, int, int]:
         """(x, y, z) in voxels: the share of each side, rounded to the multiple that the network needs."""
@@ -101,7 +115,8 @@ class Recipe:
 
         Raises:
             TypeError: an unknown or missing setting.
-            ValueError: ill-formed preprocessing settings.
+            ValueError: an unknown layout, normalisation, loss, optimiser or schedule, or ill-formed preprocessing
+                settings.
         """
         settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         settings["preprocessing"] = Preprocessing.from_dict(settings.get("preprocessing", {}))

@@ -14,7 +14,7 @@ from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.bundle import check_destination, save_bundle
 from vnet_segmentation.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
-from vnet_segmentation.errors import ExitCode, UserError, list_names
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation import Row, evaluate_cases
 from vnet_segmentation.improvement import MIN_CASES, Improvement
 from vnet_segmentation.model_library import known_cases
@@ -105,8 +105,8 @@ def train_model(
 
     Raises:
         UserError: the options or the data have problems (all of the data's are listed), the output exists, the
-            checkpoint is damaged or another run's, another process trains it, the training diverged, or the run was
-            stopped (`ExitCode.CANCELLED`; once it had begun to train, a checkpoint is there).
+            checkpoint is damaged or another run's, another process trains it, or the training diverged.
+        Cancelled: `should_stop` said so; once it had begun to train, a checkpoint is there.
     """
     processes = processes or Processes()
     check_options(options)
@@ -146,7 +146,7 @@ def _train_model(
 
     def prepare_next(name: str) -> None:
         if should_stop():
-            raise UserError("Stopped before the training began. Give the same command to go on.", ExitCode.CANCELLED)
+            raise Cancelled("Stopped before the training began.")
         say(f"Preparing {name}")
 
     if not processes.is_first:
@@ -269,9 +269,7 @@ def _train(
             ExitCode.OUT_OF_MEMORY,
         ) from error
     if not finished:
-        raise UserError(
-            f"Stopped at iteration {run.iteration}. Add --resume to the same command to go on.", ExitCode.CANCELLED
-        )
+        raise Cancelled(f"Stopped at iteration {run.iteration}.")
     return run
 
 
@@ -338,7 +336,7 @@ def _evaluate(job: _Job, model: Path, cases: Sequence[Case]) -> list[Row]:
     rows: list[Row] = []
     for case in cases:
         if job.should_stop():
-            raise UserError("Stopped. Add --resume to the same command to go on.", ExitCode.CANCELLED)
+            raise Cancelled("Stopped while the model was measured.")
         rows += evaluate_cases(segmenter, [case])
     return rows
 

@@ -140,9 +140,7 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
             report=report,
             should_stop=lambda: send.is_cancelled,
         )
-    except UserError as error:
-        if error.exit_code == ExitCode.CANCELLED:
-            raise Cancelled from error
+    except UserError:
         if not had_begun and not list(state.glob("[!.]*.safetensors")):
             # Refused, or failed before there was anything to go on with.
             discard(state)
