@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+import torch.utils.dlpack
 from numpy.typing import NDArray
 from torch import Tensor
 
 
 def to_tensor(array: NDArray[Any]) -> Tensor:
     """The array's numbers, without copying them where it can be written and is in one piece."""
-    return torch.from_dlpack(np.require(array, requirements=("C", "W")))
+    return torch.utils.dlpack.from_dlpack(np.require(array, requirements=("C", "W")))
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:

@@ -108,7 +108,7 @@ def _segment_all(
     futures = client.map(
         _segment_case, cases, choice=choice, key=[(group, number) for number in range(len(cases))], pure=False
     )
-    pending: dict[Future, Case] = dict(zip(futures, cases, strict=True))
+    pending: dict[Future[BatchRow], Case] = dict(zip(futures, cases, strict=True))
     # Only `pending` holds them: a row that has arrived is not computed again if its worker dies.
     del futures
     killers = []
@@ -143,7 +143,7 @@ def _show_progress(client: Client, run: BatchRun, progress: ProgressCallback) ->
     progress(n_finished / run.total, f"{n_finished} of {run.total} scans, {n_workers} Dask workers")
 
 
-def _fetch(future: Future) -> BatchRow:
+def _fetch(future: Future[BatchRow]) -> BatchRow:
     """The row of a case.
 
     Raises:
