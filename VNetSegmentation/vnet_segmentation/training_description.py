@@ -11,7 +11,8 @@ from vnet_segmentation.evaluation import Row, summarise
 from vnet_segmentation.improvement import Improvement, judge
 from vnet_segmentation.model_library import learned_scans
 from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_plan import Split, TrainingOptions
+from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.training_split import Split
 
 
 def describe_model(

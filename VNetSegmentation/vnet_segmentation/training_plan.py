@@ -13,7 +13,6 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.network import MAX_WIDTH, VNet
 from vnet_segmentation.preprocessing import Preprocessing
 from vnet_segmentation.recipe import Recipe, load_recipe
-from vnet_segmentation.training_split import Split as Split
 from vnet_segmentation.training_split import TrainingPlan, check_names, split_cases
 
 _LARGEST_SCALING = 0.5
