@@ -137,6 +137,22 @@ def test_reads_pair_of_files_through_either_and_refuses_a_nan(tmp_path: Path, su
         read_volume(path)
 
 
+@pytest.mark.parametrize(("packed", "plain"), [(".nii.gz", ".nii"), (".hdr.gz", ".hdr"), (".img.gz", ".img")])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_packed_file_is_read_beside_a_plain_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str, plain: str, links: bool
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError("A required privilege is not held by the client")
+
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    for suffix, value in ((packed, 1), (plain, 2)):
+        sitk.WriteImage(sitk.Image(24, 20, 10, sitk.sitkInt16) + value, str(tmp_path / f"scan.v2{suffix}"))
+    for suffix, value in ((packed, 1), (plain, 2)):
+        assert (sitk.GetArrayFromImage(read_volume(tmp_path / f"scan.v2{suffix}")) == value).all()
+
+
 def test_what_follows_the_voxels_may_be_anything(tmp_path: Path) -> None:
     voxels = np.full((10, 20, 24), 100, "<f4")
     path = write_bytes(tmp_path / "scan.nii", nifti_bytes(voxels) + np.full(9, np.nan, "<f4").tobytes())

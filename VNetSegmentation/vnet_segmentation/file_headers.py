@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import gzip
 import math
+import shutil
 import struct
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +29,7 @@ MAX_DEFLATE_RATIO = 1032
 """No deflate stream, as in gzip, unpacks to more than this many times its size."""
 
 _CHUNK_BYTES = 1 << 20
+_PACKED_NIFTI = (".nii.gz", ".hdr.gz", ".img.gz")
 
 
 def bad_spacing(name: str, spacing: str) -> UserError:
@@ -93,6 +97,31 @@ class FileHeader:
         Raises:
             UserError: the file has less data than the header announces, or data that ITK would mend.
         """
+
+
+@contextmanager
+def apart(path: Path) -> Iterator[Path]:
+    """The path of a file, while the block runs, at which ITK reads this file and no other.
+
+    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files.
+
+    Raises:
+        OSError: the file cannot be linked or copied to the system's temporary files.
+    """
+    files = [path]
+    suffix = "".join(path.suffixes[-2:]).lower()
+    if suffix in (".hdr.gz", ".img.gz"):
+        plain = path.with_suffix("").with_suffix(".img" if suffix == ".hdr.gz" else ".hdr")
+        packed = plain.with_name(f"{plain.name}.gz")
+        files.append(packed if packed.is_file() else plain)
+    packed_files = [file for file in files if file.suffix.lower() == ".gz"] if suffix in _PACKED_NIFTI else []
+    if not any(file.with_suffix("").exists() for file in packed_files):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="VNetSegmentation-") as folder:
+        for file in files:
+            _link(file, Path(folder, file.name))
+        yield Path(folder, path.name)
 
 
 def read_header(path: Path) -> FileHeader:
@@ -209,6 +238,14 @@ def _sibling(path: Path, suffix: str) -> Path:
     """The other file of a pair of .hdr and .img, each of which may be gzipped."""
     plain = path.with_name(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).with_suffix(suffix)
     return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
+
+
+def _link(file: Path, path: Path) -> None:
+    try:
+        path.symlink_to(file.absolute())
+    except OSError:
+        # Windows lets few users make links.
+        shutil.copyfile(file, path)
 
 
 @dataclass(frozen=True)

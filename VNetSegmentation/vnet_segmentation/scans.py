@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from vnet_segmentation.dicom import MODALITY, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.file_headers import bad_direction, bad_spacing, not_finite, read_header, reader_error
+from vnet_segmentation.file_headers import apart, bad_direction, bad_spacing, not_finite, read_header, reader_error
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
@@ -142,14 +142,15 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
     if path.stat().st_size == 0:
         raise UserError(f"{name} is empty (0 bytes). Copy, download or export it again.")
     try:
-        header = read_header(path)
-        header.check()
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        _check_grid(reader, name)
-        header.check_data(reader)
-        return _single_frame(reader.Execute())
+        with apart(path) as alone:
+            header = read_header(alone)
+            header.check()
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(alone))
+            reader.ReadImageInformation()
+            _check_grid(reader, name)
+            header.check_data(reader)
+            return _single_frame(reader.Execute())
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
     except RuntimeError as error:
