@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import struct
@@ -27,6 +28,8 @@ SHIFT_TOLERANCE_MM = 1.0
 
 SOP_CLASS, MODALITY, DESCRIPTION, PROTOCOL = "0008|0016", "0008|0060", "0008|103e", "0018|1030"
 SERIES_NUMBER, POSITION, ORIENTATION = "0020|0011", "0020|0032", "0020|0037"
+PLANE_POSITIONS, PLANE_ORIENTATIONS = "0020|9113", "0020|9116"
+"""Sequences of an enhanced file, with the position and the orientation of its frames."""
 
 _IMPLICIT_LITTLE_ENDIAN = b"1.2.840.10008.1.2"
 _UNREAD_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99")
@@ -119,7 +122,8 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tu
 
     Raises:
         UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
-            doubled or unevenly spaced slices, too many voxels, or files that are damaged or cannot be read.
+            doubled or unevenly spaced slices, frames out of order, too many voxels, or files that are damaged or cannot
+            be read.
     """
     folder = Path(folder)
     try:
@@ -143,10 +147,64 @@ def _read_chosen(folder: Path, chosen: Series) -> sitk.Image:
         )
     try:
         if len(chosen.files) == 1:
-            return sitk.ReadImage(chosen.files[0])
+            header = _read_header(chosen.files[0])
+            check_frames(header, name)
+            return header.Execute()
         return sitk.ReadImage(_sorted_slices(chosen, name))
     except RuntimeError as error:
         raise UserError(f"{name} cannot be read: a file is damaged or incomplete. Export the series again.") from error
+
+
+def check_frames(header: sitk.ImageFileReader, name: str) -> None:
+    """Refuses a DICOM file of several frames unless each lies where the grid has it that ITK makes of them.
+
+    ITK takes the frames in the file's order, and where they are not evenly spaced it takes 1 mm for every spacing.
+
+    Args:
+        header: of a file of any format, read; its frames are along the third axis.
+        name: what the messages call it.
+
+    Raises:
+        UserError: frames in another order than they lie in, doubled, missing, turned or unevenly spaced (already by
+            rounding to 0.01 mm), or that do not say where they lie.
+    """
+    n_frames = header.GetSize()[2]
+    if n_frames == 1 or header.GetImageIOFromFileName(header.GetFileName()) != "GDCMImageIO":
+        return
+    positions_mm = _numbers_in_sequences(header.GetFileName(), PLANE_POSITIONS, POSITION)
+    orientations = _numbers_in_sequences(header.GetFileName(), PLANE_ORIENTATIONS, ORIENTATION)
+    if {len(p) for p in positions_mm} != {3} or {len(o) for o in orientations} != {6} or len(positions_mm) != n_frames:
+        raise UserError(
+            f"{name} does not say where each of its {n_frames} frames lies. Export it as a file for each slice."
+        )
+    axes = np.reshape(header.GetDirection(), (3, 3)).T
+    step_mm = header.GetSpacing()[2]
+    grid_mm = header.GetOrigin() + np.arange(n_frames)[:, None] * step_mm * axes[2]
+    if not (
+        np.allclose(positions_mm, grid_mm, rtol=0, atol=SPACING_TOLERANCE * abs(step_mm))
+        and np.allclose(orientations, axes[:2].ravel(), atol=1e-3)
+    ):
+        raise UserError(
+            f"The {n_frames} frames of {name} are no even stack: they are doubled, missing, turned, unevenly spaced or "
+            f"in another order than they lie in. Export it as a file for each slice."
+        )
+
+
+def _numbers_in_sequences(file: str, sequence: str, element: str) -> list[list[float]]:
+    """The numbers of an element in each sequence whose first item begins with it, which SimpleITK does not tell.
+
+    None are found in a file that is big endian or deflated.
+    """
+    sequence_tag, element_tag = (
+        re.escape(struct.pack("<HH", *(int(part, 16) for part in key.split("|")))) for key in (sequence, element)
+    )
+    # Sequence, item and element, each with its length; with value representations ("SQ", "DS") or without.
+    pattern = re.compile(
+        sequence_tag + rb"(?:SQ\0\0)?.{4}\xfe\xff\x00\xe0.{4}" + element_tag + rb"(?:DS(..)|(..)\0\0)", re.DOTALL
+    )
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [(match.end(), int.from_bytes(match[1] or match[2], "little")) for match in pattern.finditer(content)]
+        return [_split_numbers(content[at : at + length].decode("latin-1")) for at, length in found]
 
 
 def choose_series(folder: Path, series: str | None) -> Series:
@@ -342,8 +400,13 @@ def _tag(header: sitk.ImageFileReader, key: str) -> str:
 
 
 def _numbers(header: sitk.ImageFileReader, key: str) -> list[float]:
-    """The backslash-separated numbers of a tag, empty where it is missing or no number."""
+    """The numbers of a tag, empty where it is missing or no number."""
+    return _split_numbers(_tag(header, key))
+
+
+def _split_numbers(text: str) -> list[float]:
+    """Backslash-separated numbers, empty where one is none."""
     try:
-        return [float(number) for number in _tag(header, key).split("\\")]
+        return [float(number) for number in text.strip(" \0").split("\\")]
     except ValueError:
         return []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from vnet_segmentation.dicom import MODALITY, check_voxel_count, read_series
+from vnet_segmentation.dicom import MODALITY, check_frames, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.file_headers import apart, bad_direction, bad_spacing, not_finite, read_header, reader_error
 
@@ -130,9 +130,10 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
     Raises:
         UserError: a file that is missing, empty, of no known format, damaged or incomplete; that is 2D, 4D or has
             several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header (no pixel is read
-            then); whose spacing is not positive or whose direction is not orthonormal; a NIfTI file with voxels that
-            are not finite, which ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen;
-            in other formats they are kept, for `check_scan` to refuse.
+            then); whose spacing is not positive or whose direction is not orthonormal; a DICOM file whose frames are no
+            even stack (`dicom.check_frames`); a NIfTI file with voxels that are not finite, which ITK 5.4 reads as 0.
+            In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats they are kept, for
+            `check_scan` to refuse.
     """
     path = Path(path)
     name = path.name
@@ -150,6 +151,7 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
             reader.ReadImageInformation()
             _check_grid(reader, name)
             header.check_data(reader)
+            check_frames(reader, name)
             return _single_frame(reader.Execute())
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
