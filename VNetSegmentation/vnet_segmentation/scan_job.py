@@ -18,7 +18,7 @@ from typing import Any
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, check_writable
 from vnet_segmentation.device import is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import OUT_OF_MEMORY
@@ -45,13 +45,16 @@ class Outputs:
         """Finds what would fail at the end, before the work begins.
 
         Raises:
-            UserError: a format that cannot be written, a file that exists, or the scan itself.
+            UserError: a format or a place that cannot be written, a file that exists, or the scan itself.
         """
         check_output_path(self.mask)
         if self.probability:
             check_output_path(self.probability, segmentation=False)
         if self.picture and self.picture.suffix.lower() != ".png":
             raise UserError(f"The picture {self.picture} must end in .png.", ExitCode.USAGE)
+        for path in (self.picture, self.report):
+            if path:
+                check_writable(path)
         if len({path.resolve() for path in self.all}) < len(self.all):
             raise UserError("Two outputs have the same name. Give each its own.", ExitCode.USAGE)
         for path in self.all:
