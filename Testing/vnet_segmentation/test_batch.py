@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -127,6 +129,19 @@ def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, t
         # What its report warns of is not lost on the way.
         "It is cut off."
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+def test_a_name_that_is_not_unicode_is_a_row_of_both_tables(segmenter, scans, tmp_path, table):
+    output, scan = tmp_path / "masks", scans / "sch\udcf6n.nii.gz"
+    (scans / "a.nii.gz").rename(scan)
+    for _ in range(2):
+        rows = run_batch(segmenter, [scans], output, BatchOptions(pattern="*.nii.gz"))
+        assert [(row.status, row.scan) for row in rows] == [("failed", scan)]
+        assert "not Unicode" in rows[0].message
+    assert table(output)[0]["scan"].endswith(r"sch\udcf6n.nii.gz")
+    (stored,) = json.loads((output / REPORTS_NAME).read_text("utf-8"))["rows"]
+    assert stored["scan"] == str(scan)
 
 
 def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_path):

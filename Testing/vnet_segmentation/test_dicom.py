@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -137,6 +138,19 @@ def test_describes_each_series(tmp_path: Path) -> None:
     assert (series.number, series.description, series.modality, series.plane) == ("4", "t2_tse_sag", "MR", "sagittal")
     assert series.size == (16, 14, 10)
     assert not series.is_axial_t2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+@pytest.mark.parametrize("renamed", ["folder", "file"])
+def test_refuses_a_name_that_is_not_unicode(tmp_path: Path, renamed: str) -> None:
+    folder = tmp_path / "series"
+    write_series(folder)
+    if renamed == "folder":
+        folder = folder.rename(tmp_path / "s\udcf6ries")
+    else:
+        min(folder.iterdir()).rename(folder / "sl\udcf6ce.dcm")
+    with pytest.raises(UserError, match="not Unicode"):
+        read_series(folder)
 
 
 def test_refuses_ct(tmp_path: Path) -> None:

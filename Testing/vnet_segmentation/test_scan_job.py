@@ -79,6 +79,13 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(scans, tmp_pa
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
+@pytest.mark.parametrize("outputs", [("m\udcf6.nrrd",), ("m.nrrd", "p\udcf6.nrrd"), ("m.nrrd", None, "p\udcf6.png")])
+def test_names_that_are_not_unicode_are_refused_before_the_work(scans, tmp_path, outputs):
+    with pytest.raises(UserError, match="not Unicode") as caught:
+        Outputs(*(name and tmp_path / name for name in outputs)).check(scans / "a.nii.gz", overwrite=False)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
 def test_an_output_that_fails_leaves_no_mask(segmenter, scans, tmp_path, monkeypatch):
     def fail(*arguments):
         raise UserError("The disk is full.", ExitCode.CANNOT_WRITE)

@@ -91,6 +91,11 @@ def test_refuses_a_file_with_a_nan(tmp_path: Path, suffix: str) -> None:
         read_scan(path)
 
 
+def test_refuses_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not Unicode"):
+        read_scan(tmp_path / "sch\udcf6n.nii.gz")
+
+
 def test_refuses_what_is_no_scan_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_scan(tmp_path / "missing.nii.gz")

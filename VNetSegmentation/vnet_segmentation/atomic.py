@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.paths import check_name
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+(?<!-before)")
 """Not the bundle that steps aside while a new one comes, see `bundle`."""
@@ -75,6 +76,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
+    check_name(path, ExitCode.CANNOT_WRITE)
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         problem = "it is a folder" if path.is_dir() else f"{existing} is not a folder that can be written"

@@ -35,6 +35,9 @@ STATUSES = ("done", "empty", "skipped", "failed")
 _PROGRAM = {"program": "vnet-segmentation", "version": vnet_segmentation.__version__}
 _OWN_BEGINNINGS = {TABLE_NAME: "scan,status,volume_ml,", REPORTS_NAME: '{"program": "vnet-segmentation"'}
 
+_NOT_UNICODE = "backslashreplace"
+"""What becomes of a name that is not Unicode: for JSON "\\udce4" is the same name."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,7 @@ class BatchTables:
         shown = [*self._earlier, *self.rows]
         with (
             atomic_path(self._folder / TABLE_NAME) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
+            open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
         ):
             table = csv.DictWriter(file, TABLE_COLUMNS)
             table.writeheader()
@@ -156,7 +159,7 @@ class BatchTables:
         head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
         lines = ",\n".join([*self._earlier_lines, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
-            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
 
 
 def check_tables(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.paths import check_name
 
 MAX_VOXELS = 512**3
 """Voxels of the largest scan that is read (134 million: 0.5 GB as float32); a prostate MR has 1 to 60 million."""
@@ -235,7 +236,8 @@ def find_series(folder: Path) -> list[Series]:
     """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two.
 
     Raises:
-        UserError: a file is damaged in such a way that its folder cannot be read, or would fill the memory.
+        UserError: a file is damaged in such a way that its folder cannot be read, or would fill the memory; or its name is
+            not Unicode.
     """
     found = []
     for directory, subfolders, files in os.walk(folder):
@@ -247,6 +249,7 @@ def find_series(folder: Path) -> list[Series]:
                 raise UserError(f"{path} is not a file. Remove it from the folder.")
             if _would_fill_memory(path):
                 raise UserError(f"The DICOM file {name} is damaged. Export the series again.")
+        check_name(directory)
         try:
             in_directory = [
                 _describe(uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, uid))
@@ -299,6 +302,8 @@ def _would_fill_memory(path: Path) -> bool:
 
 def _describe(uid: str, files: tuple[str, ...]) -> Series | None:
     """What the header of a series' first file tells; None where it holds no image (a report, a plan)."""
+    for file in files:
+        check_name(file)
     try:
         header = _read_header(files[0])
     except RuntimeError:

@@ -23,6 +23,7 @@ from vnet_segmentation.device import is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import OUT_OF_MEMORY
 from vnet_segmentation.mask_files import check_output_path, write_mask, write_probability
+from vnet_segmentation.paths import check_name
 from vnet_segmentation.picture import write_picture
 from vnet_segmentation.scans import read_scan_and_series
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
@@ -47,6 +48,7 @@ class Outputs:
         Raises:
             UserError: a format or a place that cannot be written, a file that exists, or the scan itself.
         """
+        check_name(scan)
         check_output_path(self.mask)
         if self.probability:
             check_output_path(self.probability, segmentation=False)

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from vnet_segmentation.dicom import MODALITY, check_frames, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.file_headers import apart, bad_direction, bad_spacing, not_finite, read_header, reader_error
+from vnet_segmentation.paths import check_name
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
@@ -128,14 +129,15 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         3D image with one value per voxel, in the file's pixel type.
 
     Raises:
-        UserError: a file that is missing, empty, of no known format, damaged or incomplete; that is 2D, 4D or has
-            several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header (no pixel is read
-            then); whose spacing is not positive or whose direction is not orthonormal; a DICOM file whose frames are no
-            even stack (`dicom.check_frames`); a NIfTI file with voxels that are not finite, which ITK 5.4 reads as 0.
-            In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats they are kept, for
-            `check_scan` to refuse.
+        UserError: a file that is missing, empty, of no known format, damaged or incomplete; whose name is not Unicode;
+            that is 2D, 4D or has several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header
+            (no pixel is read then); whose spacing is not positive or whose direction is not orthonormal; a DICOM file
+            whose frames are no even stack (`dicom.check_frames`); a NIfTI file with voxels that are not finite, which
+            ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats they
+            are kept, for `check_scan` to refuse.
     """
     path = Path(path)
+    check_name(path)
     name = path.name
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
