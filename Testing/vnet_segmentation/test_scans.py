@@ -207,6 +207,15 @@ def test_find_scans(tmp_path: Path) -> None:
     assert find_scans(tmp_path) == sorted([*(tmp_path / name for name in wanted), tmp_path / "dicom" / "deep"])
 
 
+def test_find_scans_follows_links_and_finds_each_scan_once(tmp_path: Path) -> None:
+    for folder in ("archive", "study"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "archive" / "scan.nii").touch()
+    for name, target in (("a", "archive"), ("b", "archive"), ("c", "study")):
+        (tmp_path / "study" / name).symlink_to(tmp_path / target)
+    assert find_scans(tmp_path / "study") == [tmp_path / "study" / "a" / "scan.nii"]
+
+
 def test_find_scans_needs_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder") as refused:
         find_scans(tmp_path / "missing")

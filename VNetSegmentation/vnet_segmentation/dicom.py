@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.paths import check_name
+from vnet_segmentation.paths import check_name, walk
 
 MAX_VOXELS = 512**3
 """Voxels of the largest scan that is read (134 million: 0.5 GB as float32); a prostate MR has 1 to 60 million."""
@@ -236,12 +236,11 @@ def find_series(folder: Path) -> list[Series]:
     """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two.
 
     Raises:
-        UserError: a file is damaged in such a way that its folder cannot be read, or would fill the memory; or its name is
-            not Unicode.
+        UserError: a folder that cannot be read; a file that is damaged in such a way that its folder cannot be read, or
+            would fill the memory; or a name that is not Unicode.
     """
     found = []
-    for directory, subfolders, files in os.walk(folder):
-        subfolders.sort()
+    for directory, _, files in walk(folder):
         for name in sorted(files):
             path = Path(directory) / name
             if not path.is_file():

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from vnet_segmentation.dicom import MODALITY, check_frames, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.file_headers import apart, bad_direction, bad_spacing, not_finite, read_header, reader_error
-from vnet_segmentation.paths import check_name
+from vnet_segmentation.paths import check_name, walk
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
@@ -168,13 +168,13 @@ def find_scans(folder: str | os.PathLike[str]) -> list[Path]:
     over, and so are masks and probability volumes (`MASK_STEMS`, `MASK_SUFFIX`).
 
     Raises:
-        UserError: the folder does not exist.
+        UserError: the folder does not exist, or it or a subfolder cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Check the path of the folder with the scans.", ExitCode.USAGE)
     scans = []
-    for directory, subfolders, files in os.walk(folder):
+    for directory, subfolders, files in walk(folder):
         subfolders[:] = [one for one in subfolders if not one.startswith(".")]
         visible = [Path(directory, file) for file in files if not file.startswith(".")]
         scans += [path for path in visible if _is_scan_name(path.name)]
