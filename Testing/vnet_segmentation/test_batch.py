@@ -154,6 +154,30 @@ def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_pa
     assert not half.exists()
 
 
+def write_slice(image, k, path, uid):
+    """Slice k of an axial scan as a DICOM file."""
+    image_slice = sitk.Cast(image[:, :, k], sitk.sitkInt16)
+    position = "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k))))
+    tags = {"0020|000e": uid, "0020|0032": position, "0020|0037": r"1\0\0\0\1\0", "0008|0060": "MR"}
+    for tag, value in tags.items():
+        image_slice.SetMetaData(tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image_slice)
+
+
+def test_a_dicom_series_below_another_one_is_segmented_once(segmenter, tmp_path, bright_ball):
+    patient, (scan, _) = tmp_path / "patient", bright_ball()
+    write_slice(scan, 12, patient / "localizer.dcm", "1.2.826.1")
+    for k in range(scan.GetDepth()):
+        write_slice(scan, k, patient / "t2" / f"{k}.dcm", "1.2.826.2")
+    rows = run_batch(segmenter, [patient], tmp_path / "masks", BatchOptions())
+    assert [(row.scan, row.status) for row in rows] == [(patient, "failed"), (patient / "t2", "done")]
+    assert "too few slices" in rows[0].message
+
+
 def test_overwrite_segments_again(segmenter, scans, tmp_path):
     for _ in range(2):
         rows = run_batch(segmenter, [scans], tmp_path / "masks", BatchOptions(overwrite=True))
@@ -271,9 +295,9 @@ def watch(monkeypatch, before):
     ):
         original = getattr(batch, step)
 
-        def wrapped(*arguments, step=step, scan_of=scan_of, original=original):
+        def wrapped(*arguments, step=step, scan_of=scan_of, original=original, **options):
             before(step, scan_of(*arguments).stem)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(batch, step, wrapped)
 

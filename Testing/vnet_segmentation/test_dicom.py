@@ -100,6 +100,12 @@ def test_picks_the_only_axial_t2_series(tmp_path: Path) -> None:
     assert which == f"5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}"
 
 
+def test_leaves_subfolders_out_where_they_are_scans_of_their_own(tmp_path: Path) -> None:
+    voxels = write_series(tmp_path, 2)
+    write_series(tmp_path / "t2", 5)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, subfolders=False)[0]), voxels)
+
+
 def test_series_by_number_or_uid(tmp_path: Path) -> None:
     write_study(tmp_path)
     for series in ("6", "1.2.826.6"):

@@ -194,7 +194,8 @@ def _read_ahead(reader: ThreadPoolExecutor, cases: Iterable[Case]) -> Iterator[t
 def _read(case: Case) -> LoadedScan:
     # What is there without the mask is of this scan, see `_settled_earlier`.
     case.outputs.check(case.scan, overwrite=True)
-    return load_scan(case.scan)
+    # Without the sub-folders of a DICOM folder, which are cases of their own.
+    return load_scan(case.scan, subfolders=False)
 
 
 def _write(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:

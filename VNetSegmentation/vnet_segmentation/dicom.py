@@ -7,6 +7,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -107,15 +108,18 @@ def check_voxel_count(size: tuple[int, ...], name: str) -> None:
         )
 
 
-def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str]:
+def read_series(
+    folder: str | os.PathLike[str], series: str | None = None, subfolders: bool = True
+) -> tuple[sitk.Image, str]:
     """Reads the scan in a folder of DICOM files.
 
-    Subfolders count too. Without `series`, the folder's only series is read, or its only axial T2 series with at least
+    Without `series`, the folder's only series is read, or its only axial T2 series with at least
     `MIN_SERIES_SLICES` slices.
 
     Args:
         folder: folder of DICOM slices, of one or of several series.
         series: number or UID of the series to read.
+        subfolders: whether those count too.
 
     Returns:
         The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position. And which series
@@ -128,7 +132,7 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tu
     """
     folder = Path(folder)
     try:
-        chosen = choose_series(folder, series)
+        chosen = choose_series(folder, series, subfolders)
         return _read_chosen(folder, chosen), f"{chosen}, in {chosen.folder}"
     except OSError as error:
         file = Path(error.filename or folder).name
@@ -208,10 +212,10 @@ def _numbers_in_sequences(file: str, sequence: str, element: str) -> list[list[f
         return [_split_numbers(content[at : at + length].decode("latin-1")) for at, length in found]
 
 
-def choose_series(folder: Path, series: str | None) -> Series:
+def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> Series:
     """The series that `read_series` reads; see there."""
     name = folder.resolve().name
-    found = find_series(folder)
+    found = find_series(folder, subfolders)
     if not found:
         raise UserError(f"The folder {name} holds no DICOM images. Give a scan file or a folder of DICOM slices.")
     if series is not None:
@@ -232,15 +236,17 @@ def choose_series(folder: Path, series: str | None) -> Series:
     return fitting[0]
 
 
-def find_series(folder: Path) -> list[Series]:
-    """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two.
+def find_series(folder: Path, subfolders: bool = True) -> list[Series]:
+    """All image series in a folder and, if they count, its subfolders, by folder and number.
+
+    The same UID in two folders is two.
 
     Raises:
         UserError: a folder that cannot be read; a file that is damaged in such a way that its folder cannot be read, or
             would fill the memory; or a name that is not Unicode.
     """
     found = []
-    for directory, _, files in walk(folder):
+    for directory, _, files in walk(folder) if subfolders else islice(walk(folder), 1):
         for name in sorted(files):
             path = Path(directory) / name
             if not path.is_file():

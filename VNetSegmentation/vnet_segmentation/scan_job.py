@@ -101,13 +101,14 @@ def segment_file(
     series: str | None = None,
     overwrite: bool = False,
     progress: ProgressCallback = lambda fraction, sentence: None,
+    subfolders: bool = True,
 ) -> dict[str, Any]:
     """Segments a scan file, or a folder of DICOM slices, and writes the results.
 
     A batch takes the same three steps, those of neighbouring cases at the same time.
 
     Args:
-        series: DICOM series to take, see `dicom.read_series`.
+        series, subfolders: DICOM series to take, see `dicom.read_series`.
 
     Returns:
         The report, see Docs/reference.md.
@@ -117,15 +118,15 @@ def segment_file(
             some of the extras: the mask comes last. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
     """
     outputs.check(scan_path, overwrite)
-    scan = load_scan(scan_path, series)
+    scan = load_scan(scan_path, series, subfolders)
     return write_results(scan, segment_scan(segmenter, scan, threshold, progress), outputs)
 
 
 @_memory_in_a_sentence()
-def load_scan(path: Path, series: str | None = None) -> LoadedScan:
+def load_scan(path: Path, series: str | None = None, subfolders: bool = True) -> LoadedScan:
     """The first step: reads and checks a scan; arguments and errors are those of `segment_file`."""
     started = time.perf_counter()
-    image, chosen = read_scan_and_series(path, series)
+    image, chosen = read_scan_and_series(path, series, subfolders)
     return LoadedScan(path, image, chosen, time.perf_counter() - started)
 
 

@@ -56,12 +56,17 @@ def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.I
     return read_scan_and_series(path, series)[0]
 
 
-def read_scan_and_series(path: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str | None]:
-    """`read_scan`, and which DICOM series of a folder that is, for a person; None of a file."""
+def read_scan_and_series(
+    path: str | os.PathLike[str], series: str | None = None, subfolders: bool = True
+) -> tuple[sitk.Image, str | None]:
+    """`read_scan`, and which DICOM series of a folder that is, for a person; None of a file.
+
+    `subfolders`: whether those of a DICOM folder count too.
+    """
     path = Path(path)
     chosen = None
     if path.is_dir():
-        image, chosen = read_series(path, series)
+        image, chosen = read_series(path, series, subfolders)
     elif series is not None:
         raise UserError(
             f"--series chooses a series in a folder of DICOM slices, and {path.name} is not a folder. "
