@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from vnet_segmentation import dicom
 from vnet_segmentation.dicom import find_series, read_series
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.scans import find_scans, read_volume
+from vnet_segmentation.scans import find_scans, read_scan, read_volume
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -169,6 +169,16 @@ def test_refuses_folder_without_dicom(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(UserError, match="no DICOM images"):
         read_series(tmp_path)
+
+
+def test_a_folder_of_scan_files_is_not_its_dicom_subfolder(tmp_path: Path) -> None:
+    write_series(tmp_path / "series")
+    (tmp_path / "scan.nii.gz").touch()
+    with pytest.raises(UserError, match=r"holds scan files \(scan\.nii\.gz\).*vnet-segmentation batch"):
+        read_scan(tmp_path)
+    # An exported scan or a mask beside the slices is no other scan.
+    (tmp_path / "scan.nii.gz").rename(tmp_path / "series" / "scan.nii.gz")
+    assert read_scan(tmp_path).GetSize() == (16, 14, 12)
 
 
 POSITIONS = {

@@ -66,6 +66,8 @@ def read_scan_and_series(
     path = Path(path)
     chosen = None
     if path.is_dir():
+        if series is None:
+            _check_folder(path)
         image, chosen = read_series(path, series, subfolders)
     elif series is not None:
         raise UserError(
@@ -195,6 +197,18 @@ def scan_stem(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder of scan files: the one DICOM series in its sub-folders would be taken for all of it."""
+    _, _, names = next(walk(folder))
+    scans = [name for name in sorted(names) if _is_scan_name(name) and not name.startswith(".")]
+    if scans and not any(_is_dicom(folder / name) for name in names):
+        named = ", ".join(scans[:3]) + ", ..." * (len(scans) > 3)
+        raise UserError(
+            f"The folder {folder.resolve().name} holds scan files ({named}), and no DICOM images beside them. "
+            f"Give one of them, or the folder to a batch (vnet-segmentation batch)."
+        )
 
 
 def _is_scan_name(name: str) -> bool:
