@@ -178,6 +178,14 @@ def test_a_dicom_series_below_another_one_is_segmented_once(segmenter, tmp_path,
     assert "too few slices" in rows[0].message
 
 
+def test_a_mask_whose_name_would_be_too_long_is_a_row(segmenter, scans, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (scans / "a.nii.gz").rename(scans / f"{'a' * 245}.nii.gz")
+    rows = run_batch(segmenter, [scans], tmp_path / "masks", BatchOptions(pattern="*.nii.gz"))
+    assert [row.status for row in rows] == ["failed"]
+    assert "too long" in rows[0].message
+
+
 def test_overwrite_segments_again(segmenter, scans, tmp_path):
     for _ in range(2):
         rows = run_batch(segmenter, [scans], tmp_path / "masks", BatchOptions(overwrite=True))

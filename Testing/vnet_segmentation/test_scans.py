@@ -96,6 +96,11 @@ def test_refuses_a_name_that_is_not_unicode(tmp_path: Path) -> None:
         read_scan(tmp_path / "sch\udcf6n.nii.gz")
 
 
+def test_refuses_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist or cannot be reached"):
+        read_scan(tmp_path / f"{'x' * 300}.nii.gz")
+
+
 def test_refuses_what_is_no_scan_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_scan(tmp_path / "missing.nii.gz")

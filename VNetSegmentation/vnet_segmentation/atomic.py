@@ -77,9 +77,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
     check_name(path, ExitCode.CANNOT_WRITE)
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        problem = "it is a folder" if path.is_dir() else f"{existing} is not a folder that can be written"
+    try:
+        temporary_beside(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        # A name that is too long, or a folder that may not be looked into.
+        raise cannot_write(path, error) from error
+    existing = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    if os.path.isdir(path) or not os.path.isdir(existing) or not os.access(existing, os.W_OK):
+        problem = "it is a folder" if os.path.isdir(path) else f"{existing} is not a folder that can be written"
         raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +49,11 @@ def run(arguments: Sequence[str]) -> int:
         # flush at exit does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.CANCELLED
+    except OSError as error:
+        # What no command foresaw, such as a folder of somebody else's.
+        what = error.filename or "A file"
+        print(f"vnet-segmentation: {what} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        return ExitCode.CANNOT_WRITE if error.errno in (errno.ENOSPC, errno.EROFS) else ExitCode.BAD_INPUT
     except (KeyboardInterrupt, Cancelled) as stop:
         print(f"vnet-segmentation: {stop if str(stop) else 'stopped.'}", file=sys.stderr)
         return ExitCode.CANCELLED

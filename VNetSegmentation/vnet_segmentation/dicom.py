@@ -249,7 +249,7 @@ def find_series(folder: Path, subfolders: bool = True) -> list[Series]:
     for directory, _, files in walk(folder) if subfolders else islice(walk(folder), 1):
         for name in sorted(files):
             path = Path(directory) / name
-            if not path.is_file():
+            if not os.path.isfile(path):
                 # GDCM waits for ever for what comes out of a pipe, and loses slices over a link to nothing.
                 raise UserError(f"{path} is not a file. Remove it from the folder.")
             if _would_fill_memory(path):
@@ -340,7 +340,7 @@ def _damaged_files(series: Series) -> list[str]:
     )
     damaged = []
     for path in Path(series.files[0]).parent.iterdir():
-        if path.name not in known and path.is_file():
+        if path.name not in known and os.path.isfile(path):
             with open(path, "rb") as file:
                 start = file.read(1 << 16)
             # The SOP class is the second or third element after the preamble and the letters DICM.

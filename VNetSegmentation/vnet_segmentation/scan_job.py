@@ -8,6 +8,7 @@ known to be this scan's; where a mask is replaced it comes just before it, so th
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +62,10 @@ class Outputs:
             raise UserError("Two outputs have the same name. Give each its own.", ExitCode.USAGE)
         for path in self.all:
             # The second, where they exist, for names that differ in case alone, and links.
-            if path.resolve() == scan.resolve() or (path.exists() and scan.exists() and path.samefile(scan)):
+            both_exist = os.path.exists(path) and os.path.exists(scan)
+            if path.resolve() == scan.resolve() or (both_exist and path.samefile(scan)):
                 raise UserError(f"{path} is the scan itself. Choose another output.", ExitCode.USAGE)
-            if path.exists() and not overwrite:
+            if os.path.exists(path) and not overwrite:
                 raise UserError(
                     f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE
                 )

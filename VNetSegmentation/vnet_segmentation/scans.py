@@ -65,7 +65,7 @@ def read_scan_and_series(
     """
     path = Path(path)
     chosen = None
-    if path.is_dir():
+    if os.path.isdir(path):
         if series is None:
             _check_folder(path)
         image, chosen = read_series(path, series, subfolders)
@@ -75,7 +75,7 @@ def read_scan_and_series(
             f"Give the folder, or leave --series out.",
             ExitCode.USAGE,
         )
-    elif path.name.endswith(MASK_SUFFIX) and path.is_file():
+    elif path.name.endswith(MASK_SUFFIX) and os.path.isfile(path):
         raise UserError(f"{path.name} is a segmentation, not a scan. Give the MR scan it was drawn on.")
     else:
         image = read_volume(path)
@@ -146,10 +146,11 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
     path = Path(path)
     check_name(path)
     name = path.name
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
+    # Not Path's own methods, which raise where the folder may not be looked into or a name is too long.
+    if not os.path.isfile(path):
+        problem = "is not a file" if os.path.exists(path) else "does not exist or cannot be reached"
         raise UserError(f"{path} {problem}. Check the path.")
-    if path.stat().st_size == 0:
+    if os.path.getsize(path) == 0:
         raise UserError(f"{name} is empty (0 bytes). Copy, download or export it again.")
     try:
         with apart(path) as alone:
@@ -178,7 +179,7 @@ def find_scans(folder: str | os.PathLike[str]) -> list[Path]:
         UserError: the folder does not exist, or it or a subfolder cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder. Check the path of the folder with the scans.", ExitCode.USAGE)
     scans = []
     for directory, subfolders, files in walk(folder):
@@ -217,7 +218,7 @@ def _is_scan_name(name: str) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     try:
         with open(path, "rb") as file:
