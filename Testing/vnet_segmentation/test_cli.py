@@ -65,6 +65,20 @@ def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == "vnet-segmentation: models/mine cannot be used: Permission denied.\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_for_what_is_printed_is_a_sentence():
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "vnet_segmentation", "models"],
+            cwd=PACKAGE_PARENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.returncode == ExitCode.CANNOT_WRITE
+    assert process.stderr == "vnet-segmentation: The output cannot be used: No space left on device.\n"
+
+
 def test_an_empty_result_has_its_own_exit_code(options, tmp_path, bright_ball, capsys):
     sitk.WriteImage(bright_ball(brightness=100)[0], str(tmp_path / "noise.nrrd"))
     mask = tmp_path / "mask.nrrd"
