@@ -44,9 +44,12 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MAX_HEADER_VALUE = 64 * 2**20
 """Bytes; what is cut off may announce so much, and that much memory does not hurt."""
 
-# "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, and no map computed from T2 weighted images.
-_T2 = re.compile(r"(?<![a-z0-9])t2(?!\s*\*)(?!.*\bmap\b)", re.IGNORECASE)
-_OTHER = re.compile(r"(?<![a-z0-9])(adc|dwi|diff|t1|dce|ct(?![a-z]))", re.IGNORECASE)
+# "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, FLAIR, and no map computed from T2 weighted images.
+_T2 = re.compile(r"(?<![a-z0-9])t2", re.IGNORECASE)
+_OTHER = re.compile(
+    r"(?<![a-z0-9])(adc|dwi|diff|t1|dce|t2[\s_-]*\*|(ct|t2[\s_-]*star|(t2[\s_-]*)?(map(s|ping)?|flair))(?![a-z]))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
