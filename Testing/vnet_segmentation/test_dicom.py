@@ -199,6 +199,23 @@ def test_refuses_stack_that_is_no_grid(tmp_path: Path, case: str) -> None:
         read_series(tmp_path)
 
 
+@pytest.mark.parametrize("different", ["pixel spacing", "modality"])
+def test_refuses_slices_of_two_kinds(tmp_path: Path, different: str) -> None:
+    write_series(tmp_path)
+    file = str(tmp_path / "1.2.826.3-006.dcm")
+    image = sitk.ReadImage(file)
+    if different == "pixel spacing":
+        image.SetSpacing((2.8, 2.8, 1.0))
+    else:
+        image.SetMetaData(dicom.MODALITY, "CT")
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(file)
+    writer.Execute(image)
+    with pytest.raises(UserError, match=f"differ in .*{different}"):
+        read_series(tmp_path)
+
+
 def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
     write_series(tmp_path, position_mm=lambda k: (0, 0, round(3.04 * k, 1)))
     # 11 steps of 3.04 mm are 33.44 mm, rounded to 33.4: 3.036 mm a step.

@@ -359,10 +359,16 @@ def _sorted_slices(series: Series, name: str) -> list[str]:
     orientations = [_numbers(header, ORIENTATION) for header in headers]
     if any(len(p) != 3 for p in positions) or any(len(o) != 6 for o in orientations):
         raise UserError(f"{name} does not say where its slices lie. Export it again from the scanner or the archive.")
-    if {header.GetSize() for header in headers} != {(*series.size[:2], 1)} or not np.allclose(
-        orientations, orientations[0], atol=1e-3
+    spacings_mm = [header.GetSpacing()[:2] for header in headers]
+    kinds = {(header.GetSize(), _tag(header, MODALITY).upper()) for header in headers}
+    if (
+        kinds != {((*series.size[:2], 1), series.modality)}
+        or not np.allclose(spacings_mm, spacings_mm[0], rtol=1e-3)
+        or not np.allclose(orientations, orientations[0], atol=1e-3)
     ):
-        raise UserError(f"The slices of {name} differ in size or orientation. Choose another series with --series.")
+        raise UserError(
+            f"The slices of {name} differ in size, pixel spacing, orientation or modality. Choose another series."
+        )
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     depths_mm = np.array(positions) @ normal
     order = np.argsort(depths_mm, kind="stable")
