@@ -116,12 +116,14 @@ def test_series_by_number_or_uid(tmp_path: Path) -> None:
 def test_lists_the_series_where_several_fit(tmp_path: Path) -> None:
     write_study(tmp_path)
     write_series(tmp_path / "d", 10, "T2_cor_axial", orientation=(0.8, 0, 0.6, 0, 1, 0))
-    with pytest.raises(UserError, match="--series") as refused:
+    with pytest.raises(UserError, match="Put the one to segment in a folder of its own") as refused:
         read_series(tmp_path)
     message = str(refused.value)
-    assert "holds 8 DICOM series, 2 of them known to be axial T2" in message
-    assert f"  4: t2_tse_sag, MR, 12 slices, sagittal, in {tmp_path / 'a'}" in message.splitlines()
-    assert f"  5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}" in message.splitlines()
+    # For a cell of a batch's table, too.
+    assert "\n" not in message
+    assert "holds 8 DICOM series, 2 of them known to be axial T2 (1: t2_localizer, MR" in message
+    assert f"; 4: t2_tse_sag, MR, 12 slices, sagittal, in {tmp_path / 'a'};" in message
+    assert f"; 5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'};" in message
 
 
 def test_lists_the_series_where_none_fits(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_refuses_what_is_no_scan_file(tmp_path: Path) -> None:
         read_scan(write_bytes(tmp_path / "notes.nii.gz", b"no image at all" * 100))
     with pytest.raises(UserError, match="no DICOM images"):
         read_scan(tmp_path)
-    with pytest.raises(UserError, match="--series") as refused:
+    with pytest.raises(UserError, match="no series 3") as refused:
         read_scan(tmp_path / "notes.nii.gz", series="3")
     assert refused.value.exit_code is ExitCode.USAGE
 

@@ -223,19 +223,22 @@ def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> 
         raise UserError(f"The folder {name} holds no DICOM images. Give a scan file or a folder of DICOM slices.")
     if series is not None:
         fitting = [one for one in found if series in (one.uid, one.number)]
-        problem = f"{len(fitting) or 'None'} of the DICOM series in {name} has the number or UID {series}."
+        problem = f"{len(fitting) or 'None'} of the DICOM series in {name} has the number or UID {series}"
     else:
         fitting = found if len(found) == 1 else [one for one in found if one.is_axial_t2]
-        problem = f"{name} holds {len(found)} DICOM series, {len(fitting) or 'none'} of them known to be axial T2."
+        problem = f"{name} holds {len(found)} DICOM series, {len(fitting) or 'none'} of them known to be axial T2"
     if len(fitting) != 1:
         # Where a number is not unique, only the UID tells the series apart.
         doubled = len({one.number for one in found}) < len(found)
         several = len({one.folder for one in found}) > 1
-        lines = "\n".join(
-            f"  {one}{f' (UID {one.uid})' if doubled and one.number else ''}{f', in {one.folder}' if several else ''}"
+        listed = "; ".join(
+            f"{one}{f' (UID {one.uid})' if doubled and one.number else ''}{f', in {one.folder}' if several else ''}"
             for one in found
         )
-        raise UserError(f"{problem} Choose one with --series and its number or UID:\n{lines}")
+        raise UserError(
+            f"{problem} ({listed}). Put the one to segment in a folder of its own, or name it by its number or UID: "
+            f"vnet-segmentation segment FOLDER --series UID."
+        )
     return fitting[0]
 
 
@@ -389,7 +392,7 @@ def _check_even(depths_mm: np.ndarray, name: str) -> None:
     if gaps_mm.min() < POSITION_TOLERANCE_MM:
         raise UserError(
             f"{name} has several images at the same place, as a dynamic or diffusion series or a double export has. "
-            f"Choose another series with --series, or export it again."
+            f"Choose another series, or export it again."
         )
     if gaps_mm.max() > 1.5 * usual_mm:
         raise UserError(

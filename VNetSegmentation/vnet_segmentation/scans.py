@@ -71,8 +71,8 @@ def read_scan_and_series(
         image, chosen = read_series(path, series, subfolders)
     elif series is not None:
         raise UserError(
-            f"--series chooses a series in a folder of DICOM slices, and {path.name} is not a folder. "
-            f"Give the folder, or leave --series out.",
+            f"{path.name} is not a folder of DICOM slices, so there is no series {series} to choose. "
+            f"Give the folder, or no series (--series).",
             ExitCode.USAGE,
         )
     elif path.name.endswith(MASK_SUFFIX) and os.path.isfile(path):
