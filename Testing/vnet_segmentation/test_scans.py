@@ -199,6 +199,17 @@ def test_check_scan_accepts_what_is_close_to_refused() -> None:
     check_scan(with_voxels(lambda v: np.copyto(v, (v - 300) / 100)), "normalised")
 
 
+def test_direction_cosines_may_be_rounded_to_four_decimals() -> None:
+    scan = make_scan()
+    # 30, 20 and 10 degrees about z, y and x: the products of its rounded axes are wrong by up to 6e-5.
+    turned = sitk.Euler3DTransform((0, 0, 0), *np.radians((10, 20, 30)))
+    scan.SetDirection(np.round(turned.GetMatrix(), 4))
+    check_scan(scan, "rounded")
+    scan.SetDirection((1, 5e-4, 0, 0, 1, 0, 0, 0, 1))
+    with pytest.raises(UserError, match="right angles"):
+        check_scan(scan, "sheared")
+
+
 def test_find_scans(tmp_path: Path) -> None:
     wanted = ["a.nii.gz", "b/c.NRRD", "b/d.mha", "prostate.nii"]
     masks = ["a_prostate.nii.gz", "a_segmentation.nii", "a_Probability.nrrd", "a.seg.nrrd", "b/c_prostate.mha"]

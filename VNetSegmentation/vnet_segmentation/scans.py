@@ -36,8 +36,9 @@ AIR_HU = (-1150.0, -850.0)
 CT_AIR_SHARE = 0.1
 """An image with at least this share of voxels around -1000 is taken for a CT in Hounsfield units."""
 
-DIRECTION_TOLERANCE = 1e-3
-"""Largest error of the direction cosines' dot products; rounded headers are wrong by about 1e-4."""
+DIRECTION_TOLERANCE = 2e-4
+"""Largest error of the direction cosines' dot products. Cosines of four decimals are wrong by up to 1.7e-4; NIfTI keeps
+right angles only, and with more its mask would lie beside the scan by a tenth of a voxel."""
 
 
 def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.Image:
