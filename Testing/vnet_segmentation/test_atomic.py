@@ -37,6 +37,23 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path, exists):
+    target, link = tmp_path / "archive" / "target", tmp_path / "mask.nrrd"
+    link.symlink_to(target)
+    if exists:
+        target.parent.mkdir()
+        target.write_text("earlier")
+    check_writable(link)
+    with atomic_path(link) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.name.endswith("mask.nrrd")
+        temporary.write_text("whole")
+    assert link.is_symlink()
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
 

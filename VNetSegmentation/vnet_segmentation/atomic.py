@@ -53,13 +53,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
 
     Args:
-        path: file to write; its folder is made if need be.
+        path: file to write, or a link to it, which stays; its folder is made if need be.
 
     Raises:
         UserError: the folder or the file cannot be written (`ExitCode.CANNOT_WRITE`).
     """
-    path = Path(path)
-    temporary = temporary_beside(path)
+    # The name by which a writer chooses the format is the link's.
+    name, path = Path(path).name, _target(Path(path))
+    temporary = temporary_beside(path.with_name(name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -77,6 +78,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
     check_name(path, ExitCode.CANNOT_WRITE)
+    path = _target(path)
     try:
         temporary_beside(path).lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -88,6 +90,10 @@ def check_writable(path: Path) -> None:
     if os.path.isdir(path) or not os.path.isdir(existing) or not os.access(existing, os.W_OK):
         problem = "it is a folder" if os.path.isdir(path) else f"{existing} is not a folder that can be written"
         raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
+
+
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
