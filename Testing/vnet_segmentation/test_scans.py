@@ -130,9 +130,10 @@ def test_refuses_other_dimensions_and_colour(tmp_path: Path) -> None:
 
 def test_refuses_segmentation(tmp_path: Path) -> None:
     # By its name alone, though its voxels would pass.
-    sitk.WriteImage(make_scan(), str(tmp_path / "case.seg.nrrd"))
-    with pytest.raises(UserError, match="is a segmentation"):
-        read_scan(tmp_path / "case.seg.nrrd")
+    for name in ("case.seg.nrrd", "CASE.Seg.NRRD"):
+        sitk.WriteImage(make_scan(), str(tmp_path / name))
+        with pytest.raises(UserError, match="is a segmentation"):
+            read_scan(tmp_path / name)
 
 
 def test_read_volume_reads_a_mask(tmp_path: Path) -> None:

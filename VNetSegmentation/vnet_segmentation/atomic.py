@@ -23,8 +23,9 @@ LEFTOVER_AGE_S = 600.0
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder that nobody else has, and that `remove_leftovers` knows."""
     # Dotted in front, so that a folder listing in the meantime passes it over. The end keeps the file's suffixes
-    # (".seg.nrrd"), by which writers choose the format.
-    return path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+    # (".seg.nrrd"), by which writers choose the format; ITK's NIfTI writer knows them in small letters only.
+    suffixes = "".join(path.suffixes)
+    return path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name.removesuffix(suffixes)}{suffixes.lower()}")
 
 
 def remove_leftovers(folder: Path, older_than_s: float = LEFTOVER_AGE_S) -> None:

@@ -106,7 +106,8 @@ class FileHeader:
 def apart(path: Path) -> Iterator[Path]:
     """The path of a file, while the block runs, at which ITK reads this file and no other.
 
-    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files.
+    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files;
+    a .MHA in capitals it does not know.
 
     Raises:
         OSError: the file cannot be linked or copied to the system's temporary files.
@@ -118,13 +119,15 @@ def apart(path: Path) -> Iterator[Path]:
         packed = plain.with_name(f"{plain.name}.gz")
         files.append(packed if packed.is_file() else plain)
     packed_files = [file for file in files if file.suffix.lower() == ".gz"] if suffix in _PACKED_NIFTI else []
-    if not any(file.with_suffix("").exists() for file in packed_files):
+    has_twin = any(file.with_suffix("").exists() for file in packed_files)
+    in_capitals = path.suffix != ".mha" and path.suffix.lower() == ".mha"
+    if not has_twin and not in_capitals:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="VNetSegmentation-") as folder:
         for file in files:
-            _link(file, Path(folder, file.name))
-        yield Path(folder, path.name)
+            _link(file, Path(folder, file.name.lower()))
+        yield Path(folder, path.name.lower())
 
 
 def read_header(path: Path) -> FileHeader:

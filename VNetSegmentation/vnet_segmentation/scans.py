@@ -76,7 +76,7 @@ def read_scan_and_series(
             f"Give the folder, or no series (--series).",
             ExitCode.USAGE,
         )
-    elif path.name.endswith(MASK_SUFFIX) and os.path.isfile(path):
+    elif path.name.lower().endswith(MASK_SUFFIX) and os.path.isfile(path):
         raise UserError(f"{path.name} is a segmentation, not a scan. Give the MR scan it was drawn on.")
     else:
         image = read_volume(path)
