@@ -24,6 +24,7 @@ _LAYERS = (
     {
         "errors",
         "atomic",
+        "paths",
         "arrays",
         "volume_exchange",
         "processes",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vnet_segmentation.atomic import LEFTOVER_AGE_S, atomic_path, remove_leftovers, temporary_beside
+from vnet_segmentation.atomic import LEFTOVER_AGE_S, atomic_path, check_writable, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -37,6 +37,23 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path, exists):
+    target, link = tmp_path / "archive" / "target", tmp_path / "mask.nrrd"
+    link.symlink_to(target)
+    if exists:
+        target.parent.mkdir()
+        target.write_text("earlier")
+    check_writable(link)
+    with atomic_path(link) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.name.endswith("mask.nrrd")
+        temporary.write_text("whole")
+    assert link.is_symlink()
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
 
@@ -47,6 +64,23 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="Cannot write") as caught:
         write()
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+@pytest.mark.parametrize("path", ["x" * 300, f"{'x' * 300}/mask.nrrd", f"{'x' * 250}.nrrd"])
+def test_a_name_that_is_too_long_is_a_sentence_before_the_work(tmp_path, path):
+    # The last one is short enough itself, but not with what makes it temporary.
+    with pytest.raises(UserError, match=r"Cannot write .*too long") as caught:
+        check_writable(tmp_path / path)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_sentence_before_the_work(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(UserError, match=r"Cannot write .*: Permission denied"):
+        check_writable(tmp_path / "mask.nrrd")
 
 
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

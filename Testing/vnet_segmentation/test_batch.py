@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -129,6 +131,19 @@ def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, t
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+def test_a_name_that_is_not_unicode_is_a_row_of_both_tables(segmenter, scans, tmp_path, table):
+    output, scan = tmp_path / "masks", scans / "sch\udcf6n.nii.gz"
+    (scans / "a.nii.gz").rename(scan)
+    for _ in range(2):
+        rows = run_batch(segmenter, [scans], output, BatchOptions(pattern="*.nii.gz"))
+        assert [(row.status, row.scan) for row in rows] == [("failed", scan)]
+        assert "not Unicode" in rows[0].message
+    assert table(output)[0]["scan"].endswith(r"sch\udcf6n.nii.gz")
+    (stored,) = json.loads((output / REPORTS_NAME).read_text("utf-8"))["rows"]
+    assert stored["scan"] == str(scan)
+
+
 def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_path):
     output = tmp_path / "masks"
     half = output / "größer" / ".0123456789ab-b_prostate.nii.gz"
@@ -137,6 +152,38 @@ def test_what_a_killed_run_left_half_written_is_removed(segmenter, scans, tmp_pa
     os.utime(half, (0, 0))
     run_batch(segmenter, [scans], output, BatchOptions())
     assert not half.exists()
+
+
+def write_slice(image, k, path, uid):
+    """Slice k of an axial scan as a DICOM file."""
+    image_slice = sitk.Cast(image[:, :, k], sitk.sitkInt16)
+    position = "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k))))
+    tags = {"0020|000e": uid, "0020|0032": position, "0020|0037": r"1\0\0\0\1\0", "0008|0060": "MR"}
+    for tag, value in tags.items():
+        image_slice.SetMetaData(tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image_slice)
+
+
+def test_a_dicom_series_below_another_one_is_segmented_once(segmenter, tmp_path, bright_ball):
+    patient, (scan, _) = tmp_path / "patient", bright_ball()
+    write_slice(scan, 12, patient / "localizer.dcm", "1.2.826.1")
+    for k in range(scan.GetDepth()):
+        write_slice(scan, k, patient / "t2" / f"{k}.dcm", "1.2.826.2")
+    rows = run_batch(segmenter, [patient], tmp_path / "masks", BatchOptions())
+    assert [(row.scan, row.status) for row in rows] == [(patient, "failed"), (patient / "t2", "done")]
+    assert "too few slices" in rows[0].message
+
+
+def test_a_mask_whose_name_would_be_too_long_is_a_row(segmenter, scans, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (scans / "a.nii.gz").rename(scans / f"{'a' * 245}.nii.gz")
+    rows = run_batch(segmenter, [scans], tmp_path / "masks", BatchOptions(pattern="*.nii.gz"))
+    assert [row.status for row in rows] == ["failed"]
+    assert "too long" in rows[0].message
 
 
 def test_overwrite_segments_again(segmenter, scans, tmp_path):
@@ -256,9 +303,9 @@ def watch(monkeypatch, before):
     ):
         original = getattr(batch, step)
 
-        def wrapped(*arguments, step=step, scan_of=scan_of, original=original):
+        def wrapped(*arguments, step=step, scan_of=scan_of, original=original, **options):
             before(step, scan_of(*arguments).stem)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(batch, step, wrapped)
 

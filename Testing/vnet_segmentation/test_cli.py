@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation import __main__, cli, segmenter
+from vnet_segmentation import __main__, cli, cli_commands, segmenter
 from vnet_segmentation.cli import run
 from vnet_segmentation.errors import ExitCode
 from vnet_segmentation.scans import voxel_hash
@@ -54,6 +54,29 @@ def test_segment_does_not_replace_a_file_unasked(scan_file, options, tmp_path, c
     assert mask.read_text() == "corrected by hand"
     assert "--overwrite" in capsys.readouterr().err
     assert run([*arguments, "--overwrite"]) == ExitCode.OK
+
+
+def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", "models/mine")
+
+    monkeypatch.setattr(cli_commands, "list_models", refuse)
+    assert run(["models"]) == ExitCode.BAD_INPUT
+    assert capsys.readouterr().err == "vnet-segmentation: models/mine cannot be used: Permission denied.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_for_what_is_printed_is_a_sentence():
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "vnet_segmentation", "models"],
+            cwd=PACKAGE_PARENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.returncode == ExitCode.CANNOT_WRITE
+    assert process.stderr == "vnet-segmentation: The output cannot be used: No space left on device.\n"
 
 
 def test_an_empty_result_has_its_own_exit_code(options, tmp_path, bright_ball, capsys):

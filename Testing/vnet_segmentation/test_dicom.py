@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import struct
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import SimpleITK as sitk
 from vnet_segmentation import dicom
 from vnet_segmentation.dicom import find_series, read_series
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.scans import find_scans
+from vnet_segmentation.scans import find_scans, read_scan, read_volume
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -98,6 +100,12 @@ def test_picks_the_only_axial_t2_series(tmp_path: Path) -> None:
     assert which == f"5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}"
 
 
+def test_leaves_subfolders_out_where_they_are_scans_of_their_own(tmp_path: Path) -> None:
+    voxels = write_series(tmp_path, 2)
+    write_series(tmp_path / "t2", 5)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path, subfolders=False)[0]), voxels)
+
+
 def test_series_by_number_or_uid(tmp_path: Path) -> None:
     write_study(tmp_path)
     for series in ("6", "1.2.826.6"):
@@ -108,12 +116,14 @@ def test_series_by_number_or_uid(tmp_path: Path) -> None:
 def test_lists_the_series_where_several_fit(tmp_path: Path) -> None:
     write_study(tmp_path)
     write_series(tmp_path / "d", 10, "T2_cor_axial", orientation=(0.8, 0, 0.6, 0, 1, 0))
-    with pytest.raises(UserError, match="--series") as refused:
+    with pytest.raises(UserError, match="Put the one to segment in a folder of its own") as refused:
         read_series(tmp_path)
     message = str(refused.value)
-    assert "holds 8 DICOM series, 2 of them known to be axial T2" in message
-    assert f"  4: t2_tse_sag, MR, 12 slices, sagittal, in {tmp_path / 'a'}" in message.splitlines()
-    assert f"  5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}" in message.splitlines()
+    # For a cell of a batch's table, too.
+    assert "\n" not in message
+    assert "holds 8 DICOM series, 2 of them known to be axial T2 (1: t2_localizer, MR" in message
+    assert f"; 4: t2_tse_sag, MR, 12 slices, sagittal, in {tmp_path / 'a'};" in message
+    assert f"; 5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'};" in message
 
 
 def test_lists_the_series_where_none_fits(tmp_path: Path) -> None:
@@ -138,6 +148,19 @@ def test_describes_each_series(tmp_path: Path) -> None:
     assert not series.is_axial_t2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
+@pytest.mark.parametrize("renamed", ["folder", "file"])
+def test_refuses_a_name_that_is_not_unicode(tmp_path: Path, renamed: str) -> None:
+    folder = tmp_path / "series"
+    write_series(folder)
+    if renamed == "folder":
+        folder = folder.rename(tmp_path / "s\udcf6ries")
+    else:
+        min(folder.iterdir()).rename(folder / "sl\udcf6ce.dcm")
+    with pytest.raises(UserError, match="not Unicode"):
+        read_series(folder)
+
+
 def test_refuses_ct(tmp_path: Path) -> None:
     write_series(tmp_path, modality="CT")
     with pytest.raises(UserError, match="is a CT, not an MR"):
@@ -148,6 +171,16 @@ def test_refuses_folder_without_dicom(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(UserError, match="no DICOM images"):
         read_series(tmp_path)
+
+
+def test_a_folder_of_scan_files_is_not_its_dicom_subfolder(tmp_path: Path) -> None:
+    write_series(tmp_path / "series")
+    (tmp_path / "scan.nii.gz").touch()
+    with pytest.raises(UserError, match=r"holds scan files \(scan\.nii\.gz\).*vnet-segmentation batch"):
+        read_scan(tmp_path)
+    # An exported scan or a mask beside the slices is no other scan.
+    (tmp_path / "scan.nii.gz").rename(tmp_path / "series" / "scan.nii.gz")
+    assert read_scan(tmp_path).GetSize() == (16, 14, 12)
 
 
 POSITIONS = {
@@ -168,6 +201,23 @@ def test_refuses_stack_that_is_no_grid(tmp_path: Path, case: str) -> None:
         read_series(tmp_path)
 
 
+@pytest.mark.parametrize("different", ["pixel spacing", "modality"])
+def test_refuses_slices_of_two_kinds(tmp_path: Path, different: str) -> None:
+    write_series(tmp_path)
+    file = str(tmp_path / "1.2.826.3-006.dcm")
+    image = sitk.ReadImage(file)
+    if different == "pixel spacing":
+        image.SetSpacing((2.8, 2.8, 1.0))
+    else:
+        image.SetMetaData(dicom.MODALITY, "CT")
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(file)
+    writer.Execute(image)
+    with pytest.raises(UserError, match=f"differ in .*{different}"):
+        read_series(tmp_path)
+
+
 def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
     write_series(tmp_path, position_mm=lambda k: (0, 0, round(3.04 * k, 1)))
     # 11 steps of 3.04 mm are 33.44 mm, rounded to 33.4: 3.036 mm a step.
@@ -181,6 +231,95 @@ def test_refuses_truncated_slice(tmp_path: Path, slice_number: int) -> None:
     path = tmp_path / f"1.2.826.3-{slice_number:03d}.dcm"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"damaged or incomplete .*{path.name}"):
+        read_series(tmp_path)
+
+
+def element(tag: str, representation: str, value: str | bytes | int | list[bytes]) -> bytes:
+    """A DICOM element, explicit and little endian; a list holds the items of a sequence."""
+    if isinstance(value, list):
+        value = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in value)
+    elif isinstance(value, int):
+        value = struct.pack("<H", value)
+    elif isinstance(value, str):
+        value = value.encode()
+    value += (b"\0" if representation in ("UI", "OB") else b" ") * (len(value) % 2)
+    long = representation in ("SQ", "OW", "OB")
+    tags = struct.pack("<HH", *(int(part, 16) for part in tag.split("|")))
+    return tags + representation.encode() + struct.pack("<xxI" if long else "<H", len(value)) + value
+
+
+def write_enhanced(folder: Path, depths_mm: Sequence[float], orientation: str = r"1\0\0\0\1\0") -> np.ndarray:
+    """An enhanced MR file of one frame of 16 x 14 pixels of 2 mm at each depth; returns their voxels (k, j, i)."""
+    n_frames = len(depths_mm)
+    voxels = np.random.default_rng(0).integers(100, 500, (n_frames, 14, 16), dtype=np.uint16)
+    meta = (
+        element("0002|0001", "OB", b"\0\1")
+        + element("0002|0002", "UI", f"{MR_STORAGE}.1")
+        + element("0002|0003", "UI", "1.2.826.1")
+        + element("0002|0010", "UI", "1.2.840.10008.1.2.1")
+        + element("0002|0012", "UI", "1.2.826")
+    )
+    shared = element("0020|9116", "SQ", [element("0020|0037", "DS", orientation)])
+    measures = element("0018|0050", "DS", "3") + element("0028|0030", "DS", r"2\2")
+    frames = [
+        element("0020|9113", "SQ", [element("0020|0032", "DS", rf"4\5\{depth:g}")])
+        + element("0028|9110", "SQ", [measures])
+        for depth in depths_mm
+    ]
+    content = [
+        element(dicom.SOP_CLASS, "UI", f"{MR_STORAGE}.1"),
+        element("0008|0018", "UI", "1.2.826.1"),
+        element(dicom.MODALITY, "CS", "MR"),
+        element("0020|000d", "UI", "1.2.826"),
+        element("0020|000e", "UI", "1.2.826.3"),
+        element(dicom.SERIES_NUMBER, "IS", "3"),
+        element("0028|0002", "US", 1),
+        element("0028|0004", "CS", "MONOCHROME2"),
+        element("0028|0008", "IS", str(n_frames)),
+        *(element(f"0028|{tag}", "US", value) for tag, value in (("0010", 14), ("0011", 16), ("0100", 16))),
+        *(element(f"0028|{tag}", "US", value) for tag, value in (("0101", 16), ("0102", 15), ("0103", 0))),
+        element("5200|9229", "SQ", [shared]),
+        element("5200|9230", "SQ", frames),
+        element("7fe0|0010", "OW", voxels.tobytes()),
+    ]
+    folder.mkdir(exist_ok=True)
+    length = element("0002|0000", "UL", struct.pack("<I", len(meta)))
+    (folder / "enhanced.dcm").write_bytes(bytes(128) + b"DICM" + length + meta + b"".join(content))
+    return voxels
+
+
+@pytest.mark.parametrize("step_mm", [3.0, -3.0])
+def test_reads_the_frames_of_an_enhanced_file(tmp_path: Path, step_mm: float) -> None:
+    voxels = write_enhanced(tmp_path, [7 + step_mm * k for k in range(12)])
+    image = read_series(tmp_path)[0]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), voxels)
+    assert image.GetSpacing() == pytest.approx((2, 2, 3))
+    for k in (0, 11):
+        assert image.TransformIndexToPhysicalPoint((0, 0, k)) == pytest.approx((4, 5, 7 + step_mm * k))
+
+
+FRAME_DEPTHS_MM = {
+    "interleaved": [3 * k for k in (0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11)],
+    "two at each place": [3 * (k // 2) for k in range(12)],
+    "two stacks": [3 * (k % 6) for k in range(12)],
+    "missing": [3 * (k + (k > 5)) for k in range(12)],
+}
+
+
+@pytest.mark.parametrize("case", FRAME_DEPTHS_MM)
+def test_refuses_frames_that_are_no_even_stack(tmp_path: Path, case: str) -> None:
+    write_enhanced(tmp_path, FRAME_DEPTHS_MM[case])
+    for read in (lambda: read_series(tmp_path), lambda: read_volume(tmp_path / "enhanced.dcm")):
+        with pytest.raises(UserError, match=r"The 12 frames of .* are no even stack"):
+            read()
+
+
+def test_refuses_frames_without_a_place(tmp_path: Path) -> None:
+    write_enhanced(tmp_path, [3 * k for k in range(12)])
+    file = tmp_path / "enhanced.dcm"
+    position = b"\x20\x00\x13\x91SQ"
+    file.write_bytes(file.read_bytes().replace(position, b"\x20\x00\x14\x91SQ", 1))
+    with pytest.raises(UserError, match="does not say where each of its 12 frames lies"):
         read_series(tmp_path)
 
 
@@ -225,8 +364,21 @@ def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_p
         ("t1_vibe", False),
         ("CT", False),
         ("ct_pelvis", False),
-        ("T2 map", None),
-        ("T2* axial", None),
+        ("t2_starting_position", True),
+        ("T2 mapleleaf", True),
+        ("T2 map", False),
+        ("T2_map", False),
+        ("T2Map", False),
+        ("MAP T2", False),
+        ("t2_mapping", False),
+        ("T2-Maps axial", False),
+        ("T2* axial", False),
+        ("T2_*", False),
+        ("T2 star", False),
+        ("T2star_tra", False),
+        ("ep2d_T2star", False),
+        ("T2 FLAIR", False),
+        ("t2flair_tra", False),
         ("Case00", None),
     ],
 )

@@ -50,6 +50,7 @@ def test_scaled_nifti_is_complete(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), 2 * sitk.GetArrayFromImage(make_scan()))
 
 
+SHEARED = struct.pack("<6f", 1.5, 0.9, 0, 0, 0, 1.2)
 NIFTI_HEADERS = {
     "zero spacing": (80, "f", (0.0,), "impossible voxel spacing"),
     "negative spacing": (80, "f", (-1.0,), "impossible voxel spacing"),
@@ -58,9 +59,11 @@ NIFTI_HEADERS = {
     "s-form with two equal axes": (280, "f", (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0), "right angles"),
     "s-form of zeros": (280, "f", (0,) * 12, "right angles"),
     "s-form with a NaN": (280, "f", (float("nan"),), "right angles"),
-    # Codes of the q-form and the s-form, quaternion, offset: only the s-form is left, and it is sheared.
-    "sheared s-form": (252, "h", (0, 1, *[0] * 12, *struct.unpack("<4h", struct.pack("<2f", 1, 0.5))), "right angles"),
+    # Codes of the q-form and the s-form, quaternion, offset: only the s-form is left, and it is sheared. Its second
+    # axis is (0.9, 1.2, 0), of 1.5 mm.
+    "sheared s-form": (252, "h", (0, 1, *[0] * 12, *struct.unpack("<12h", SHEARED)), "right angles"),
     "q-form with a NaN": (256, "f", (float("nan"),), "right angles"),
+    "s-form of other voxels": (280, "f", (1.6, 0, 0, 0, 0, 1.5, 0, 0, 0, 0, 3, 0), "1.5 x 1.5 x 3 .* 1.6 x 1.5 x 3 mm"),
     "no dimensions": (40, "h", (0,), "damaged"),
     "negative size": (42, "h", (-5,), "damaged"),
     "more data than there are": (42, "h", (240,), "damaged"),
@@ -86,6 +89,14 @@ def test_refuses_nifti_header(tmp_path: Path, capfd: pytest.CaptureFixture[str],
     assert refused.value.exit_code is ExitCode.BAD_INPUT
     assert path.name in str(refused.value)
     assert capfd.readouterr().err == ""
+
+
+def test_an_s_form_that_itk_passes_over_may_have_other_voxels(tmp_path: Path) -> None:
+    # The q-form is the scanner's, the s-form (code 4) leads to a template.
+    path = patched_nifti(tmp_path, 280, "f", 1.6, 0, 0, 0, 0, 1.5, 0, 0, 0, 0, 3, 0)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<2h", content, 252, 1, 4)
+    assert read_volume(write_bytes(path, content)).GetSpacing() == pytest.approx((1.5, 1.5, 3))
 
 
 def nifti_bytes(voxels: np.ndarray, vox_offset: int = 352, bitpix: int | None = None) -> bytes:
@@ -135,6 +146,22 @@ def test_reads_pair_of_files_through_either_and_refuses_a_nan(tmp_path: Path, su
     sitk.WriteImage(scan, str(path))
     with pytest.raises(UserError, match="not a number"):
         read_volume(path)
+
+
+@pytest.mark.parametrize(("packed", "plain"), [(".nii.gz", ".nii"), (".hdr.gz", ".hdr"), (".img.gz", ".img")])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_packed_file_is_read_beside_a_plain_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str, plain: str, links: bool
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError("A required privilege is not held by the client")
+
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    for suffix, value in ((packed, 1), (plain, 2)):
+        sitk.WriteImage(sitk.Image(24, 20, 10, sitk.sitkInt16) + value, str(tmp_path / f"scan.v2{suffix}"))
+    for suffix, value in ((packed, 1), (plain, 2)):
+        assert (sitk.GetArrayFromImage(read_volume(tmp_path / f"scan.v2{suffix}")) == value).all()
 
 
 def test_what_follows_the_voxels_may_be_anything(tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ def test_mask_round_trip(tmp_path: Path, suffix: str, empty: bool) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_mask_round_trip_in_capitals(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"MASK{suffix.upper()}"
+    write_mask(make_mask(), path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_mask(path)), sitk.GetArrayFromImage(make_mask()))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert (b"Segment0_ID:=Prostate" in path.read_bytes()) == (suffix == ".seg.nrrd")
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_probability_round_trip(tmp_path: Path, suffix: str) -> None:
     probability = sitk.GetImageFromArray(np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5))
@@ -116,9 +125,10 @@ def test_refuses_two_file_format(tmp_path: Path) -> None:
 
 
 def test_probability_is_no_segmentation(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"one of \.nii\.gz") as refused:
-        write_probability(sitk.Image(4, 4, 4, sitk.sitkFloat32), tmp_path / "p.seg.nrrd")
-    assert refused.value.exit_code is ExitCode.USAGE
+    for name in ("p.seg.nrrd", "P.SEG.NRRD"):
+        with pytest.raises(UserError, match=r"one of \.nii\.gz") as refused:
+            write_probability(sitk.Image(4, 4, 4, sitk.sitkFloat32), tmp_path / name)
+        assert refused.value.exit_code is ExitCode.USAGE
 
 
 def test_refuses_places_that_cannot_be_written(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(scans, tmp_path, nam
     assert caught.value.exit_code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize("extra", ["probability", "picture", "report"])
+@pytest.mark.parametrize("problem", ["it is a folder", "not a folder that can be written"])
+def test_places_that_cannot_be_written_are_refused_before_the_work(scans, tmp_path, extra, problem):
+    path = tmp_path / "place" / {"probability": "p.nrrd", "picture": "p.png", "report": "r.json"}[extra]
+    if problem == "it is a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.touch()
+    with pytest.raises(UserError, match=problem) as caught:
+        Outputs(tmp_path / "m.nrrd", **{extra: path}).check(scans / "a.nii.gz", overwrite=True)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+@pytest.mark.parametrize("outputs", [("m\udcf6.nrrd",), ("m.nrrd", "p\udcf6.nrrd"), ("m.nrrd", None, "p\udcf6.png")])
+def test_names_that_are_not_unicode_are_refused_before_the_work(scans, tmp_path, outputs):
+    with pytest.raises(UserError, match="not Unicode") as caught:
+        Outputs(*(name and tmp_path / name for name in outputs)).check(scans / "a.nii.gz", overwrite=False)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
 def test_an_output_that_fails_leaves_no_mask(segmenter, scans, tmp_path, monkeypatch):
     def fail(*arguments):
         raise UserError("The disk is full.", ExitCode.CANNOT_WRITE)

@@ -91,6 +91,16 @@ def test_refuses_a_file_with_a_nan(tmp_path: Path, suffix: str) -> None:
         read_scan(path)
 
 
+def test_refuses_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not Unicode"):
+        read_scan(tmp_path / "sch\udcf6n.nii.gz")
+
+
+def test_refuses_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist or cannot be reached"):
+        read_scan(tmp_path / f"{'x' * 300}.nii.gz")
+
+
 def test_refuses_what_is_no_scan_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_scan(tmp_path / "missing.nii.gz")
@@ -98,7 +108,7 @@ def test_refuses_what_is_no_scan_file(tmp_path: Path) -> None:
         read_scan(write_bytes(tmp_path / "notes.nii.gz", b"no image at all" * 100))
     with pytest.raises(UserError, match="no DICOM images"):
         read_scan(tmp_path)
-    with pytest.raises(UserError, match="--series") as refused:
+    with pytest.raises(UserError, match="no series 3") as refused:
         read_scan(tmp_path / "notes.nii.gz", series="3")
     assert refused.value.exit_code is ExitCode.USAGE
 
@@ -120,9 +130,10 @@ def test_refuses_other_dimensions_and_colour(tmp_path: Path) -> None:
 
 def test_refuses_segmentation(tmp_path: Path) -> None:
     # By its name alone, though its voxels would pass.
-    sitk.WriteImage(make_scan(), str(tmp_path / "case.seg.nrrd"))
-    with pytest.raises(UserError, match="is a segmentation"):
-        read_scan(tmp_path / "case.seg.nrrd")
+    for name in ("case.seg.nrrd", "CASE.Seg.NRRD"):
+        sitk.WriteImage(make_scan(), str(tmp_path / name))
+        with pytest.raises(UserError, match="is a segmentation"):
+            read_scan(tmp_path / name)
 
 
 def test_read_volume_reads_a_mask(tmp_path: Path) -> None:
@@ -189,6 +200,17 @@ def test_check_scan_accepts_what_is_close_to_refused() -> None:
     check_scan(with_voxels(lambda v: np.copyto(v, (v - 300) / 100)), "normalised")
 
 
+def test_direction_cosines_may_be_rounded_to_four_decimals() -> None:
+    scan = make_scan()
+    # 30, 20 and 10 degrees about z, y and x: the products of its rounded axes are wrong by up to 6e-5.
+    turned = sitk.Euler3DTransform((0, 0, 0), *np.radians((10, 20, 30)))
+    scan.SetDirection(np.round(turned.GetMatrix(), 4))
+    check_scan(scan, "rounded")
+    scan.SetDirection((1, 5e-4, 0, 0, 1, 0, 0, 0, 1))
+    with pytest.raises(UserError, match="right angles"):
+        check_scan(scan, "sheared")
+
+
 def test_find_scans(tmp_path: Path) -> None:
     wanted = ["a.nii.gz", "b/c.NRRD", "b/d.mha", "prostate.nii"]
     masks = ["a_prostate.nii.gz", "a_segmentation.nii", "a_Probability.nrrd", "a.seg.nrrd", "b/c_prostate.mha"]
@@ -200,6 +222,15 @@ def test_find_scans(tmp_path: Path) -> None:
     for name in ("IM0001", "IM0002", "report.pdf"):
         (tmp_path / "dicom" / "deep" / name).write_bytes(bytes(128) + (b"DICM" if name.startswith("IM") else b"%PDF"))
     assert find_scans(tmp_path) == sorted([*(tmp_path / name for name in wanted), tmp_path / "dicom" / "deep"])
+
+
+def test_find_scans_follows_links_and_finds_each_scan_once(tmp_path: Path) -> None:
+    for folder in ("archive", "study"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "archive" / "scan.nii").touch()
+    for name, target in (("a", "archive"), ("b", "archive"), ("c", "study")):
+        (tmp_path / "study" / name).symlink_to(tmp_path / target)
+    assert find_scans(tmp_path / "study") == [tmp_path / "study" / "a" / "scan.nii"]
 
 
 def test_find_scans_needs_a_folder(tmp_path: Path) -> None:

@@ -253,6 +253,14 @@ def test_a_scan_that_cannot_be_used_is_a_sentence(real_worker, tmp_path):
     assert not (tmp_path / "probability.npy").exists()
 
 
+def test_a_name_that_is_not_unicode_does_not_stop_the_events(real_worker):
+    worker = real_worker()
+    worker.send(_request(1, "batch", inputs=["sch\udcf6n"], output="masks", options={}))
+    assert "sch?n" in worker.until("error")[-1]["message"]
+    worker.send(_request(2, "describe"))
+    assert worker.until("result")[-1]["id"] == 2
+
+
 def test_the_process_ends_with_its_parent_even_in_the_middle_of_torchs_import(real_worker):
     worker = real_worker()
     worker.until("started")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.paths import check_name
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+(?<!-before)")
 """Not the bundle that steps aside while a new one comes, see `bundle`."""
@@ -22,8 +23,9 @@ LEFTOVER_AGE_S = 600.0
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder that nobody else has, and that `remove_leftovers` knows."""
     # Dotted in front, so that a folder listing in the meantime passes it over. The end keeps the file's suffixes
-    # (".seg.nrrd"), by which writers choose the format.
-    return path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+    # (".seg.nrrd"), by which writers choose the format; ITK's NIfTI writer knows them in small letters only.
+    suffixes = "".join(path.suffixes)
+    return path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name.removesuffix(suffixes)}{suffixes.lower()}")
 
 
 def remove_leftovers(folder: Path, older_than_s: float = LEFTOVER_AGE_S) -> None:
@@ -52,13 +54,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
 
     Args:
-        path: file to write; its folder is made if need be.
+        path: file to write, or a link to it, which stays; its folder is made if need be.
 
     Raises:
         UserError: the folder or the file cannot be written (`ExitCode.CANNOT_WRITE`).
     """
-    path = Path(path)
-    temporary = temporary_beside(path)
+    # The name by which a writer chooses the format is the link's.
+    name, path = Path(path).name, _target(Path(path))
+    temporary = temporary_beside(path.with_name(name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,10 +78,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
-        problem = "it is a folder" if path.is_dir() else f"{existing} is not a folder that can be written"
+    check_name(path, ExitCode.CANNOT_WRITE)
+    path = _target(path)
+    try:
+        temporary_beside(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        # A name that is too long, or a folder that may not be looked into.
+        raise cannot_write(path, error) from error
+    existing = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    if os.path.isdir(path) or not os.path.isdir(existing) or not os.access(existing, os.W_OK):
+        problem = "it is a folder" if os.path.isdir(path) else f"{existing} is not a folder that can be written"
         raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
+
+
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

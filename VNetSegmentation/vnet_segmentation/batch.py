@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -163,7 +164,7 @@ def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptio
             name.
     """
     for path in inputs:
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
     check_suffix(f"mask{options.suffix}")
     check_writable(output_folder / TABLE_NAME)
@@ -194,7 +195,8 @@ def _read_ahead(reader: ThreadPoolExecutor, cases: Iterable[Case]) -> Iterator[t
 def _read(case: Case) -> LoadedScan:
     # What is there without the mask is of this scan, see `_settled_earlier`.
     case.outputs.check(case.scan, overwrite=True)
-    return load_scan(case.scan)
+    # Without the sub-folders of a DICOM folder, which are cases of their own.
+    return load_scan(case.scan, subfolders=False)
 
 
 def _write(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
@@ -208,7 +210,7 @@ def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
     """The row of a case that needs no work, because its mask is there, or must not get any, because what is there is
     not its own; None for the others."""
     outputs = case.outputs
-    has_mask = outputs.mask.exists()
+    has_mask = os.path.exists(outputs.mask)
     report = _earlier_report(outputs.report)
     owner = Path(report["scan"]) if report else Path()
     # A scan that has moved is not there any more under its old name, and is still the same one.
@@ -221,7 +223,7 @@ def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
         return None
     if has_mask:
         return BatchRow(case.name, case.scan, "skipped", outputs.mask, report, _why_skipped(case, report))
-    others = [path for path in outputs.all if path.exists()]
+    others = [path for path in outputs.all if os.path.exists(path)]
     # The report is written first: with it the others are what an interrupted run left, and are replaced.
     if others and (report is None or is_of_another):
         return failed_row(
@@ -234,7 +236,7 @@ def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
     """What the mask that is there lacks of what was asked for now, and what its own report warns of."""
     outputs = case.outputs
     wanted = (("probability volume", outputs.probability), ("picture", outputs.picture))
-    missing = [what for what, path in wanted if path and not path.exists()]
+    missing = [what for what, path in wanted if path and not os.path.exists(path)]
     sentences = ["Had a mask already."]
     if report and report["threshold"] != case.threshold:
         sentences.append(f"It was made with the threshold {report['threshold']}.")

@@ -49,7 +49,7 @@ def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOption
     # Absolute, and the same for two spellings of one path: so the tables, and workers elsewhere, find the files.
     inputs = [Path(os.path.abspath(path)) for path in inputs]
     output_folder = Path(os.path.abspath(output_folder))
-    scans = sorted({scan for path in inputs for scan in (find_scans(path) if path.is_dir() else [path])})
+    scans = sorted({scan for path in inputs for scan in (find_scans(path) if os.path.isdir(path) else [path])})
     names = _names(inputs, scans, output_folder)
     # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
     bases = _mask_bases(names)
@@ -72,7 +72,7 @@ def _names(inputs: Sequence[Path], scans: Sequence[Path], output_folder: Path) -
     inside = {scan for scan in scans if scan.is_relative_to(output_folder)}
     outside = [path for path in inputs if not path.is_relative_to(output_folder)]
     try:
-        common = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in outside or inputs]))
+        common = Path(os.path.commonpath([path if os.path.isdir(path) else path.parent for path in outside or inputs]))
     except ValueError as error:
         raise UserError("The inputs are on different drives. Run a batch for each drive.", ExitCode.USAGE) from error
     # A folder of DICOM slices may be an input itself.

@@ -35,6 +35,9 @@ STATUSES = ("done", "empty", "skipped", "failed")
 _PROGRAM = {"program": "vnet-segmentation", "version": vnet_segmentation.__version__}
 _OWN_BEGINNINGS = {TABLE_NAME: "scan,status,volume_ml,", REPORTS_NAME: '{"program": "vnet-segmentation"'}
 
+_NOT_UNICODE = "backslashreplace"
+"""What becomes of a name that is not Unicode: for JSON "\\udce4" is the same name."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,7 @@ class BatchTables:
         shown = [*self._earlier, *self.rows]
         with (
             atomic_path(self._folder / TABLE_NAME) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
+            open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
         ):
             table = csv.DictWriter(file, TABLE_COLUMNS)
             table.writeheader()
@@ -156,14 +159,14 @@ class BatchTables:
         head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
         lines = ",\n".join([*self._earlier_lines, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
-            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
 
 
 def check_tables(folder: Path) -> None:
     """Raises `UserError` if a table would replace a file that is not of a batch."""
     for name, beginning in _OWN_BEGINNINGS.items():
         table = folder / name
-        if table.exists() and not _begins_with(table, beginning):
+        if is_there(table) and not _begins_with(table, beginning):
             raise UserError(
                 f"{table} exists already and is not of a batch. Choose another folder, or move it away.",
                 ExitCode.CANNOT_WRITE,
@@ -209,10 +212,7 @@ def _earlier_rows(folder: Path) -> list[BatchRow]:
 
 def is_there(path: Path) -> bool:
     """Whether a path exists, as far as that can be seen: it may be in a folder of somebody else's, or too long."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.exists(path)
 
 
 def _as_line(row: BatchRow) -> str:

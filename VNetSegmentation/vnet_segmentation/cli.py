@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,18 +40,34 @@ def run(arguments: Sequence[str]) -> int:
     # What ITK has to say of odd headers is in the errors that the user gets.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        # Here, where a full disk can still be told, and not when Python ends.
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"vnet-segmentation: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output, such as head, has gone; what is left of it goes nowhere, so that Python's own
-        # flush at exit does not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output, such as head, has gone.
+        _drop_output()
         return ExitCode.CANCELLED
+    except OSError as error:
+        # What no command foresaw: a folder of somebody else's, a name that is too long, a full disk.
+        _drop_output()
+        what = error.filename or "The output"
+        print(f"vnet-segmentation: {what} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        return ExitCode.CANNOT_WRITE if error.errno in (errno.ENOSPC, errno.EROFS) else ExitCode.BAD_INPUT
     except (KeyboardInterrupt, Cancelled) as stop:
         print(f"vnet-segmentation: {stop if str(stop) else 'stopped.'}", file=sys.stderr)
         return ExitCode.CANCELLED
+
+
+def _drop_output() -> None:
+    """What cannot be printed goes nowhere, so that Python's own flush at exit does not complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -183,7 +183,8 @@ def _segment_case(case: Case, choice: ModelChoice) -> BatchRow:
         folder = find_model(choice.model)
         segmenter = _load(folder, choice.device, choice.precision, (folder / "model.json").stat().st_mtime_ns)
         try:
-            return finished_row(case, segment_file(segmenter, case.scan, case.outputs, case.threshold, overwrite=True))
+            what = (segmenter, case.scan, case.outputs, case.threshold)
+            return finished_row(case, segment_file(*what, overwrite=True, subfolders=False))
         except Exception as error:
             return failed_row(case, error)
 

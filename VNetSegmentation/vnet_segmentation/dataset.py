@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,9 +101,9 @@ def find_cases(path: Path) -> list[Case]:
             cases have the same name; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if os.path.isfile(path) and path.suffix.lower() == ".csv":
         return _manifest_cases(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
     cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
     if not cases:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.paths import check_name, walk
 
 MAX_VOXELS = 512**3
 """Voxels of the largest scan that is read (134 million: 0.5 GB as float32); a prostate MR has 1 to 60 million."""
@@ -27,6 +30,8 @@ SHIFT_TOLERANCE_MM = 1.0
 
 SOP_CLASS, MODALITY, DESCRIPTION, PROTOCOL = "0008|0016", "0008|0060", "0008|103e", "0018|1030"
 SERIES_NUMBER, POSITION, ORIENTATION = "0020|0011", "0020|0032", "0020|0037"
+PLANE_POSITIONS, PLANE_ORIENTATIONS = "0020|9113", "0020|9116"
+"""Sequences of an enhanced file, with the position and the orientation of its frames."""
 
 _IMPLICIT_LITTLE_ENDIAN = b"1.2.840.10008.1.2"
 _UNREAD_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99")
@@ -39,9 +44,12 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MAX_HEADER_VALUE = 64 * 2**20
 """Bytes; what is cut off may announce so much, and that much memory does not hurt."""
 
-# "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, and no map computed from T2 weighted images.
-_T2 = re.compile(r"(?<![a-z0-9])t2(?!\s*\*)(?!.*\bmap\b)", re.IGNORECASE)
-_OTHER = re.compile(r"(?<![a-z0-9])(adc|dwi|diff|t1|dce|ct(?![a-z]))", re.IGNORECASE)
+# "t2_tse_tra", "AX T2 FRFSE", "T2W": but not T2*, FLAIR, and no map computed from T2 weighted images.
+_T2 = re.compile(r"(?<![a-z0-9])t2", re.IGNORECASE)
+_OTHER = re.compile(
+    r"(?<![a-z0-9])(adc|dwi|diff|t1|dce|t2[\s_-]*\*|(ct|t2[\s_-]*star|(t2[\s_-]*)?(map(s|ping)?|flair))(?![a-z]))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -103,15 +111,18 @@ def check_voxel_count(size: tuple[int, ...], name: str) -> None:
         )
 
 
-def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str]:
+def read_series(
+    folder: str | os.PathLike[str], series: str | None = None, subfolders: bool = True
+) -> tuple[sitk.Image, str]:
     """Reads the scan in a folder of DICOM files.
 
-    Subfolders count too. Without `series`, the folder's only series is read, or its only axial T2 series with at least
+    Without `series`, the folder's only series is read, or its only axial T2 series with at least
     `MIN_SERIES_SLICES` slices.
 
     Args:
         folder: folder of DICOM slices, of one or of several series.
         series: number or UID of the series to read.
+        subfolders: whether those count too.
 
     Returns:
         The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position. And which series
@@ -119,11 +130,12 @@ def read_series(folder: str | os.PathLike[str], series: str | None = None) -> tu
 
     Raises:
         UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
-            doubled or unevenly spaced slices, too many voxels, or files that are damaged or cannot be read.
+            doubled or unevenly spaced slices, frames out of order, too many voxels, or files that are damaged or cannot
+            be read.
     """
     folder = Path(folder)
     try:
-        chosen = choose_series(folder, series)
+        chosen = choose_series(folder, series, subfolders)
         return _read_chosen(folder, chosen), f"{chosen}, in {chosen.folder}"
     except OSError as error:
         file = Path(error.filename or folder).name
@@ -143,52 +155,112 @@ def _read_chosen(folder: Path, chosen: Series) -> sitk.Image:
         )
     try:
         if len(chosen.files) == 1:
-            return sitk.ReadImage(chosen.files[0])
+            header = _read_header(chosen.files[0])
+            check_frames(header, name)
+            return header.Execute()
         return sitk.ReadImage(_sorted_slices(chosen, name))
     except RuntimeError as error:
         raise UserError(f"{name} cannot be read: a file is damaged or incomplete. Export the series again.") from error
 
 
-def choose_series(folder: Path, series: str | None) -> Series:
+def check_frames(header: sitk.ImageFileReader, name: str) -> None:
+    """Refuses a DICOM file of several frames unless each lies where the grid has it that ITK makes of them.
+
+    ITK takes the frames in the file's order, and where they are not evenly spaced it takes 1 mm for every spacing.
+
+    Args:
+        header: of a file of any format, read; its frames are along the third axis.
+        name: what the messages call it.
+
+    Raises:
+        UserError: frames in another order than they lie in, doubled, missing, turned or unevenly spaced (already by
+            rounding to 0.01 mm), or that do not say where they lie.
+    """
+    n_frames = header.GetSize()[2]
+    if n_frames == 1 or header.GetImageIOFromFileName(header.GetFileName()) != "GDCMImageIO":
+        return
+    positions_mm = _numbers_in_sequences(header.GetFileName(), PLANE_POSITIONS, POSITION)
+    orientations = _numbers_in_sequences(header.GetFileName(), PLANE_ORIENTATIONS, ORIENTATION)
+    if {len(p) for p in positions_mm} != {3} or {len(o) for o in orientations} != {6} or len(positions_mm) != n_frames:
+        raise UserError(
+            f"{name} does not say where each of its {n_frames} frames lies. Export it as a file for each slice."
+        )
+    axes = np.reshape(header.GetDirection(), (3, 3)).T
+    step_mm = header.GetSpacing()[2]
+    grid_mm = header.GetOrigin() + np.arange(n_frames)[:, None] * step_mm * axes[2]
+    if not (
+        np.allclose(positions_mm, grid_mm, rtol=0, atol=SPACING_TOLERANCE * abs(step_mm))
+        and np.allclose(orientations, axes[:2].ravel(), atol=1e-3)
+    ):
+        raise UserError(
+            f"The {n_frames} frames of {name} are no even stack: they are doubled, missing, turned, unevenly spaced or "
+            f"in another order than they lie in. Export it as a file for each slice."
+        )
+
+
+def _numbers_in_sequences(file: str, sequence: str, element: str) -> list[list[float]]:
+    """The numbers of an element in each sequence whose first item begins with it, which SimpleITK does not tell.
+
+    None are found in a file that is big endian or deflated.
+    """
+    sequence_tag, element_tag = (
+        re.escape(struct.pack("<HH", *(int(part, 16) for part in key.split("|")))) for key in (sequence, element)
+    )
+    # Sequence, item and element, each with its length; with value representations ("SQ", "DS") or without.
+    pattern = re.compile(
+        sequence_tag + rb"(?:SQ\0\0)?.{4}\xfe\xff\x00\xe0.{4}" + element_tag + rb"(?:DS(..)|(..)\0\0)", re.DOTALL
+    )
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [(match.end(), int.from_bytes(match[1] or match[2], "little")) for match in pattern.finditer(content)]
+        return [_split_numbers(content[at : at + length].decode("latin-1")) for at, length in found]
+
+
+def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> Series:
     """The series that `read_series` reads; see there."""
     name = folder.resolve().name
-    found = find_series(folder)
+    found = find_series(folder, subfolders)
     if not found:
         raise UserError(f"The folder {name} holds no DICOM images. Give a scan file or a folder of DICOM slices.")
     if series is not None:
         fitting = [one for one in found if series in (one.uid, one.number)]
-        problem = f"{len(fitting) or 'None'} of the DICOM series in {name} has the number or UID {series}."
+        problem = f"{len(fitting) or 'None'} of the DICOM series in {name} has the number or UID {series}"
     else:
         fitting = found if len(found) == 1 else [one for one in found if one.is_axial_t2]
-        problem = f"{name} holds {len(found)} DICOM series, {len(fitting) or 'none'} of them known to be axial T2."
+        problem = f"{name} holds {len(found)} DICOM series, {len(fitting) or 'none'} of them known to be axial T2"
     if len(fitting) != 1:
         # Where a number is not unique, only the UID tells the series apart.
         doubled = len({one.number for one in found}) < len(found)
         several = len({one.folder for one in found}) > 1
-        lines = "\n".join(
-            f"  {one}{f' (UID {one.uid})' if doubled and one.number else ''}{f', in {one.folder}' if several else ''}"
+        listed = "; ".join(
+            f"{one}{f' (UID {one.uid})' if doubled and one.number else ''}{f', in {one.folder}' if several else ''}"
             for one in found
         )
-        raise UserError(f"{problem} Choose one with --series and its number or UID:\n{lines}")
+        raise UserError(
+            f"{problem} ({listed}). Put the one to segment in a folder of its own, or name it by its number or UID: "
+            f"vnet-segmentation segment FOLDER --series UID."
+        )
     return fitting[0]
 
 
-def find_series(folder: Path) -> list[Series]:
-    """All image series in a folder and its subfolders, by folder and number; the same UID in two folders is two.
+def find_series(folder: Path, subfolders: bool = True) -> list[Series]:
+    """All image series in a folder and, if they count, its subfolders, by folder and number.
+
+    The same UID in two folders is two.
 
     Raises:
-        UserError: a file is damaged in such a way that its folder cannot be read, or would fill the memory.
+        UserError: a folder that cannot be read; a file that is damaged in such a way that its folder cannot be read, or
+            would fill the memory; or a name that is not Unicode.
     """
     found = []
-    for directory, subfolders, files in os.walk(folder):
-        subfolders.sort()
+    for directory, _, files in walk(folder) if subfolders else islice(walk(folder), 1):
         for name in sorted(files):
             path = Path(directory) / name
-            if not path.is_file():
+            if not os.path.isfile(path):
                 # GDCM waits for ever for what comes out of a pipe, and loses slices over a link to nothing.
                 raise UserError(f"{path} is not a file. Remove it from the folder.")
             if _would_fill_memory(path):
                 raise UserError(f"The DICOM file {name} is damaged. Export the series again.")
+        check_name(directory)
         try:
             in_directory = [
                 _describe(uid, sitk.ImageSeriesReader.GetGDCMSeriesFileNames(directory, uid))
@@ -241,6 +313,8 @@ def _would_fill_memory(path: Path) -> bool:
 
 def _describe(uid: str, files: tuple[str, ...]) -> Series | None:
     """What the header of a series' first file tells; None where it holds no image (a report, a plan)."""
+    for file in files:
+        check_name(file)
     try:
         header = _read_header(files[0])
     except RuntimeError:
@@ -272,7 +346,7 @@ def _damaged_files(series: Series) -> list[str]:
     )
     damaged = []
     for path in Path(series.files[0]).parent.iterdir():
-        if path.name not in known and path.is_file():
+        if path.name not in known and os.path.isfile(path):
             with open(path, "rb") as file:
                 start = file.read(1 << 16)
             # The SOP class is the second or third element after the preamble and the letters DICM.
@@ -288,10 +362,16 @@ def _sorted_slices(series: Series, name: str) -> list[str]:
     orientations = [_numbers(header, ORIENTATION) for header in headers]
     if any(len(p) != 3 for p in positions) or any(len(o) != 6 for o in orientations):
         raise UserError(f"{name} does not say where its slices lie. Export it again from the scanner or the archive.")
-    if {header.GetSize() for header in headers} != {(*series.size[:2], 1)} or not np.allclose(
-        orientations, orientations[0], atol=1e-3
+    spacings_mm = [header.GetSpacing()[:2] for header in headers]
+    kinds = {(header.GetSize(), _tag(header, MODALITY).upper()) for header in headers}
+    if (
+        kinds != {((*series.size[:2], 1), series.modality)}
+        or not np.allclose(spacings_mm, spacings_mm[0], rtol=1e-3)
+        or not np.allclose(orientations, orientations[0], atol=1e-3)
     ):
-        raise UserError(f"The slices of {name} differ in size or orientation. Choose another series with --series.")
+        raise UserError(
+            f"The slices of {name} differ in size, pixel spacing, orientation or modality. Choose another series."
+        )
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     depths_mm = np.array(positions) @ normal
     order = np.argsort(depths_mm, kind="stable")
@@ -312,7 +392,7 @@ def _check_even(depths_mm: np.ndarray, name: str) -> None:
     if gaps_mm.min() < POSITION_TOLERANCE_MM:
         raise UserError(
             f"{name} has several images at the same place, as a dynamic or diffusion series or a double export has. "
-            f"Choose another series with --series, or export it again."
+            f"Choose another series, or export it again."
         )
     if gaps_mm.max() > 1.5 * usual_mm:
         raise UserError(
@@ -342,8 +422,13 @@ def _tag(header: sitk.ImageFileReader, key: str) -> str:
 
 
 def _numbers(header: sitk.ImageFileReader, key: str) -> list[float]:
-    """The backslash-separated numbers of a tag, empty where it is missing or no number."""
+    """The numbers of a tag, empty where it is missing or no number."""
+    return _split_numbers(_tag(header, key))
+
+
+def _split_numbers(text: str) -> list[float]:
+    """Backslash-separated numbers, empty where one is none."""
     try:
-        return [float(number) for number in _tag(header, key).split("\\")]
+        return [float(number) for number in text.strip(" \0").split("\\")]
     except ValueError:
         return []

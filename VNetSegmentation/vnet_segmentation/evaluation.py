@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -213,7 +214,7 @@ def check_table(path: Path, overwrite: bool) -> None:
     """
     if path.suffix.lower() != ".csv":
         raise UserError(f"The table {path} must end in .csv.", ExitCode.USAGE)
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise UserError(f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE)
     check_writable(path)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import gzip
 import math
+import shutil
 import struct
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +28,11 @@ from vnet_segmentation.errors import UserError
 MAX_DEFLATE_RATIO = 1032
 """No deflate stream, as in gzip, unpacks to more than this many times its size."""
 
+SPACING_TOLERANCE = 0.01
+"""Part by which a NIfTI file's two statements of its voxels' sides may differ."""
+
 _CHUNK_BYTES = 1 << 20
+_PACKED_NIFTI = (".nii.gz", ".hdr.gz", ".img.gz")
 
 
 def bad_spacing(name: str, spacing: str) -> UserError:
@@ -95,6 +102,34 @@ class FileHeader:
         """
 
 
+@contextmanager
+def apart(path: Path) -> Iterator[Path]:
+    """The path of a file, while the block runs, at which ITK reads this file and no other.
+
+    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files;
+    a .MHA in capitals it does not know.
+
+    Raises:
+        OSError: the file cannot be linked or copied to the system's temporary files.
+    """
+    files = [path]
+    suffix = "".join(path.suffixes[-2:]).lower()
+    if suffix in (".hdr.gz", ".img.gz"):
+        plain = path.with_suffix("").with_suffix(".img" if suffix == ".hdr.gz" else ".hdr")
+        packed = plain.with_name(f"{plain.name}.gz")
+        files.append(packed if packed.is_file() else plain)
+    packed_files = [file for file in files if file.suffix.lower() == ".gz"] if suffix in _PACKED_NIFTI else []
+    has_twin = any(file.with_suffix("").exists() for file in packed_files)
+    in_capitals = path.suffix != ".mha" and path.suffix.lower() == ".mha"
+    if not has_twin and not in_capitals:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="VNetSegmentation-") as folder:
+        for file in files:
+            _link(file, Path(folder, file.name.lower()))
+        yield Path(folder, path.name.lower())
+
+
 def read_header(path: Path) -> FileHeader:
     """The header of an existing file, of the class that fits its format.
 
@@ -136,12 +171,13 @@ class _NiftiHeader(FileHeader):
     srow: tuple[float, ...]
 
     def check(self) -> None:
-        """Refuses impossible sizes, spacing, s-form and q-form."""
+        """Refuses impossible sizes, spacing, s-form and q-form, and a spacing that the s-form contradicts."""
         n_axes = self.dim[0]
         if not 1 <= n_axes <= 7 or min(self.dim[1 : n_axes + 1]) < 1 or not abs(self.vox_offset[0]) < sys.maxsize:
             raise damaged(self.name)
         # The spacing along an axis of one voxel means nothing, and is often left at 0.
-        steps_mm = [step for step, n in zip(self.pixdim[1:4], self.dim[1 : min(n_axes, 3) + 1], strict=False) if n > 1]
+        long_axes = [axis for axis in range(min(n_axes, 3)) if self.dim[axis + 1] > 1]
+        steps_mm = [self.pixdim[axis + 1] for axis in long_axes]
         if not all(0 < step < math.inf for step in steps_mm):
             raise bad_spacing(self.name, " x ".join(f"{step:g}" for step in self.pixdim[1:4]))
         axes = np.array(self.srow).reshape(3, 4)[:, :3]
@@ -150,6 +186,14 @@ class _NiftiHeader(FileHeader):
         singular = not (np.isfinite(self.srow).all() and abs(np.linalg.det(axes)) > 1e-3 * np.prod(lengths))
         if (self.sform_code[0] > 0 and singular) or (self.qform_code[0] > 0 and not np.isfinite(self.quatern).all()):
             raise bad_direction(self.name)
+        # The axes that ITK takes are the s-form's then, but the spacing is always pixdim's.
+        takes_sform = self.sform_code[0] == 1 or (self.sform_code[0] > 0 and self.qform_code[0] <= 0)
+        if takes_sform and not np.allclose(lengths[long_axes], steps_mm, rtol=SPACING_TOLERANCE, atol=0):
+            stated, by_axes = (" x ".join(f"{step:.4g}" for step in steps) for steps in (self.pixdim[1:4], lengths))
+            raise UserError(
+                f"The header of {self.name} contradicts itself: voxels of {stated} mm by its spacing, of {by_axes} mm "
+                f"by its s-form. Correct it or export the scan again."
+            )
 
     def check_data(self, reader: sitk.ImageFileReader) -> None:
         """Refuses missing voxels and such that are not finite: ITK 5.4 reads both as 0."""
@@ -209,6 +253,14 @@ def _sibling(path: Path, suffix: str) -> Path:
     """The other file of a pair of .hdr and .img, each of which may be gzipped."""
     plain = path.with_name(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).with_suffix(suffix)
     return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
+
+
+def _link(file: Path, path: Path) -> None:
+    try:
+        path.symlink_to(file.absolute())
+    except OSError:
+        # Windows lets few users make links.
+        shutil.copyfile(file, path)
 
 
 @dataclass(frozen=True)

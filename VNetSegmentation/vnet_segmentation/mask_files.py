@@ -39,10 +39,11 @@ def check_output_path(path: str | os.PathLike[str], *, segmentation: bool = True
 
 
 def check_suffix(name: str, *, segmentation: bool = True) -> None:
-    """Raises `UserError` (`ExitCode.USAGE`) unless a volume can be written under such a name."""
-    if not name.endswith(WRITABLE_SUFFIXES) or (name.endswith(MASK_SUFFIX) and not segmentation):
+    """Raises `UserError` (`ExitCode.USAGE`) unless a volume can be written under such a name, in either case."""
+    lower = name.lower()
+    if not lower.endswith(WRITABLE_SUFFIXES) or (lower.endswith(MASK_SUFFIX) and not segmentation):
         suffixes = ", ".join((MASK_SUFFIX,) * segmentation + WRITABLE_SUFFIXES)
-        why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * name.endswith(".mhd")
+        why = " A .mhd is two files, which cannot appear at once; .mha is the same in one." * lower.endswith(".mhd")
         raise UserError(f"Cannot write {name}: its name must end in one of {suffixes}.{why}", ExitCode.USAGE)
 
 
@@ -60,7 +61,7 @@ def write_mask(mask: sitk.Image, path: str | os.PathLike[str]) -> None:
     if mask.GetPixelID() != sitk.sitkUInt8:
         raise ValueError(f"A mask is uint8, this one is {mask.GetPixelIDTypeAsString()}.")
     check_output_path(path)
-    _write(mask, Path(path), _segmentation_header(mask) if Path(path).name.endswith(MASK_SUFFIX) else {})
+    _write(mask, Path(path), _segmentation_header(mask) if Path(path).name.lower().endswith(MASK_SUFFIX) else {})
 
 
 def write_probability(probability: sitk.Image, path: str | os.PathLike[str]) -> None:

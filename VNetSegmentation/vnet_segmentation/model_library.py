@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def find_model(name_or_path: str | None) -> Path:
         )
     if found:
         return found[0]
-    if name_or_path and Path(name_or_path).is_dir():
+    if name_or_path and os.path.isdir(name_or_path):
         return Path(name_or_path)
     known = ", ".join(sorted(folder.name for folder in folders)) or "none"
     raise UserError(

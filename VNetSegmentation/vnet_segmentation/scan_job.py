@@ -8,6 +8,7 @@ known to be this scan's; where a mask is replaced it comes just before it, so th
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ from typing import Any
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, check_writable
 from vnet_segmentation.device import is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import OUT_OF_MEMORY
 from vnet_segmentation.mask_files import check_output_path, write_mask, write_probability
+from vnet_segmentation.paths import check_name
 from vnet_segmentation.picture import write_picture
 from vnet_segmentation.scans import read_scan_and_series
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
@@ -45,20 +47,25 @@ class Outputs:
         """Finds what would fail at the end, before the work begins.
 
         Raises:
-            UserError: a format that cannot be written, a file that exists, or the scan itself.
+            UserError: a format or a place that cannot be written, a file that exists, or the scan itself.
         """
+        check_name(scan)
         check_output_path(self.mask)
         if self.probability:
             check_output_path(self.probability, segmentation=False)
         if self.picture and self.picture.suffix.lower() != ".png":
             raise UserError(f"The picture {self.picture} must end in .png.", ExitCode.USAGE)
+        for path in (self.picture, self.report):
+            if path:
+                check_writable(path)
         if len({path.resolve() for path in self.all}) < len(self.all):
             raise UserError("Two outputs have the same name. Give each its own.", ExitCode.USAGE)
         for path in self.all:
             # The second, where they exist, for names that differ in case alone, and links.
-            if path.resolve() == scan.resolve() or (path.exists() and scan.exists() and path.samefile(scan)):
+            both_exist = os.path.exists(path) and os.path.exists(scan)
+            if path.resolve() == scan.resolve() or (both_exist and path.samefile(scan)):
                 raise UserError(f"{path} is the scan itself. Choose another output.", ExitCode.USAGE)
-            if path.exists() and not overwrite:
+            if os.path.exists(path) and not overwrite:
                 raise UserError(
                     f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE
                 )
@@ -96,13 +103,14 @@ def segment_file(
     series: str | None = None,
     overwrite: bool = False,
     progress: ProgressCallback = lambda fraction, sentence: None,
+    subfolders: bool = True,
 ) -> dict[str, Any]:
     """Segments a scan file, or a folder of DICOM slices, and writes the results.
 
     A batch takes the same three steps, those of neighbouring cases at the same time.
 
     Args:
-        series: DICOM series to take, see `dicom.read_series`.
+        series, subfolders: DICOM series to take, see `dicom.read_series`.
 
     Returns:
         The report, see Docs/reference.md.
@@ -112,15 +120,15 @@ def segment_file(
             some of the extras: the mask comes last. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
     """
     outputs.check(scan_path, overwrite)
-    scan = load_scan(scan_path, series)
+    scan = load_scan(scan_path, series, subfolders)
     return write_results(scan, segment_scan(segmenter, scan, threshold, progress), outputs)
 
 
 @_memory_in_a_sentence()
-def load_scan(path: Path, series: str | None = None) -> LoadedScan:
+def load_scan(path: Path, series: str | None = None, subfolders: bool = True) -> LoadedScan:
     """The first step: reads and checks a scan; arguments and errors are those of `segment_file`."""
     started = time.perf_counter()
-    image, chosen = read_scan_and_series(path, series)
+    image, chosen = read_scan_and_series(path, series, subfolders)
     return LoadedScan(path, image, chosen, time.perf_counter() - started)
 
 

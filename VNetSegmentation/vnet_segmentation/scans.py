@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from vnet_segmentation.dicom import MODALITY, check_voxel_count, read_series
+from vnet_segmentation.dicom import MODALITY, check_frames, check_voxel_count, read_series
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.file_headers import bad_direction, bad_spacing, not_finite, read_header, reader_error
+from vnet_segmentation.file_headers import apart, bad_direction, bad_spacing, not_finite, read_header, reader_error
+from vnet_segmentation.paths import check_name, walk
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
@@ -35,8 +36,9 @@ AIR_HU = (-1150.0, -850.0)
 CT_AIR_SHARE = 0.1
 """An image with at least this share of voxels around -1000 is taken for a CT in Hounsfield units."""
 
-DIRECTION_TOLERANCE = 1e-3
-"""Largest error of the direction cosines' dot products; rounded headers are wrong by about 1e-4."""
+DIRECTION_TOLERANCE = 2e-4
+"""Largest error of the direction cosines' dot products. Cosines of four decimals are wrong by up to 1.7e-4; NIfTI keeps
+right angles only, and with more its mask would lie beside the scan by a tenth of a voxel."""
 
 
 def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.Image:
@@ -55,19 +57,26 @@ def read_scan(path: str | os.PathLike[str], series: str | None = None) -> sitk.I
     return read_scan_and_series(path, series)[0]
 
 
-def read_scan_and_series(path: str | os.PathLike[str], series: str | None = None) -> tuple[sitk.Image, str | None]:
-    """`read_scan`, and which DICOM series of a folder that is, for a person; None of a file."""
+def read_scan_and_series(
+    path: str | os.PathLike[str], series: str | None = None, subfolders: bool = True
+) -> tuple[sitk.Image, str | None]:
+    """`read_scan`, and which DICOM series of a folder that is, for a person; None of a file.
+
+    `subfolders`: whether those of a DICOM folder count too.
+    """
     path = Path(path)
     chosen = None
-    if path.is_dir():
-        image, chosen = read_series(path, series)
+    if os.path.isdir(path):
+        if series is None:
+            _check_folder(path)
+        image, chosen = read_series(path, series, subfolders)
     elif series is not None:
         raise UserError(
-            f"--series chooses a series in a folder of DICOM slices, and {path.name} is not a folder. "
-            f"Give the folder, or leave --series out.",
+            f"{path.name} is not a folder of DICOM slices, so there is no series {series} to choose. "
+            f"Give the folder, or no series (--series).",
             ExitCode.USAGE,
         )
-    elif path.name.endswith(MASK_SUFFIX) and path.is_file():
+    elif path.name.lower().endswith(MASK_SUFFIX) and os.path.isfile(path):
         raise UserError(f"{path.name} is a segmentation, not a scan. Give the MR scan it was drawn on.")
     else:
         image = read_volume(path)
@@ -128,28 +137,33 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         3D image with one value per voxel, in the file's pixel type.
 
     Raises:
-        UserError: a file that is missing, empty, of no known format, damaged or incomplete; that is 2D, 4D or has
-            several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header (no pixel is read
-            then); whose spacing is not positive or whose direction is not orthonormal; a NIfTI file with voxels that
-            are not finite, which ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen;
-            in other formats they are kept, for `check_scan` to refuse.
+        UserError: a file that is missing, empty, of no known format, damaged or incomplete; whose name is not Unicode;
+            that is 2D, 4D or has several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header
+            (no pixel is read then); whose spacing is not positive or whose direction is not orthonormal; a DICOM file
+            whose frames are no even stack (`dicom.check_frames`); a NIfTI file with voxels that are not finite, which
+            ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats they
+            are kept, for `check_scan` to refuse.
     """
     path = Path(path)
+    check_name(path)
     name = path.name
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
+    # Not Path's own methods, which raise where the folder may not be looked into or a name is too long.
+    if not os.path.isfile(path):
+        problem = "is not a file" if os.path.exists(path) else "does not exist or cannot be reached"
         raise UserError(f"{path} {problem}. Check the path.")
-    if path.stat().st_size == 0:
+    if os.path.getsize(path) == 0:
         raise UserError(f"{name} is empty (0 bytes). Copy, download or export it again.")
     try:
-        header = read_header(path)
-        header.check()
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        _check_grid(reader, name)
-        header.check_data(reader)
-        return _single_frame(reader.Execute())
+        with apart(path) as alone:
+            header = read_header(alone)
+            header.check()
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(alone))
+            reader.ReadImageInformation()
+            _check_grid(reader, name)
+            header.check_data(reader)
+            check_frames(reader, name)
+            return _single_frame(reader.Execute())
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
     except RuntimeError as error:
@@ -163,13 +177,13 @@ def find_scans(folder: str | os.PathLike[str]) -> list[Path]:
     over, and so are masks and probability volumes (`MASK_STEMS`, `MASK_SUFFIX`).
 
     Raises:
-        UserError: the folder does not exist.
+        UserError: the folder does not exist, or it or a subfolder cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder. Check the path of the folder with the scans.", ExitCode.USAGE)
     scans = []
-    for directory, subfolders, files in os.walk(folder):
+    for directory, subfolders, files in walk(folder):
         subfolders[:] = [one for one in subfolders if not one.startswith(".")]
         visible = [Path(directory, file) for file in files if not file.startswith(".")]
         scans += [path for path in visible if _is_scan_name(path.name)]
@@ -187,13 +201,25 @@ def scan_stem(path: str | os.PathLike[str]) -> str:
     return name
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder of scan files: the one DICOM series in its sub-folders would be taken for all of it."""
+    _, _, names = next(walk(folder))
+    scans = [name for name in sorted(names) if _is_scan_name(name) and not name.startswith(".")]
+    if scans and not any(_is_dicom(folder / name) for name in names):
+        named = ", ".join(scans[:3]) + ", ..." * (len(scans) > 3)
+        raise UserError(
+            f"The folder {folder.resolve().name} holds scan files ({named}), and no DICOM images beside them. "
+            f"Give one of them, or the folder to a batch (vnet-segmentation batch)."
+        )
+
+
 def _is_scan_name(name: str) -> bool:
     name = name.lower()
     return name.endswith(SCAN_SUFFIXES) and not (name.endswith(MASK_SUFFIX) or scan_stem(name).endswith(MASK_STEMS))
 
 
 def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     try:
         with open(path, "rb") as file:

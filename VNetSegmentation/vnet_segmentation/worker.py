@@ -112,7 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--idle-minutes", type=float, default=IDLE_MINUTES, help="end after this time without work")
     options = parser.parse_args(arguments)
     # Whatever a library prints must not get between the events.
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    # A scan's name need not be Unicode, but each line has to be.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", newline="\n")
     os.dup2(2, 1)
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
 
