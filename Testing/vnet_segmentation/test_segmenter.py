@@ -106,6 +106,38 @@ def test_a_gland_in_the_corner_of_a_very_large_field_is_found(segmenter, bright_
     assert dice(segmenter.segment(scan).mask, truth) > 0.9
 
 
+def half_of_the_field(crop):
+    """What a network may take for a gland where there is none; in the mirrored look it is the other half."""
+    probability = torch.zeros_like(crop)
+    probability[:, :, crop.shape[2] // 2 :] = 0.9
+    return probability
+
+
+def test_padding_is_not_taken_for_the_gland(segmenter, bright_ball, monkeypatch):
+    sees_bright = Predictor.probability
+
+    def answers_to_nothing(predictor, crop):
+        return sees_bright(predictor, crop) if crop.any() else half_of_the_field(crop)
+
+    monkeypatch.setattr(Predictor, "probability", answers_to_nothing)
+    scan, truth = (sitk.ConstantPad(image, (240, 240, 0), (0, 0, 0)) for image in bright_ball())
+    assert dice(segmenter.segment(scan).mask, truth) > 0.93
+
+
+def test_what_is_too_large_for_a_prostate_is_compared_last(segmenter, bright_ball, monkeypatch):
+    sees_bright = Predictor.probability
+
+    def answers_to_noise(predictor, crop):
+        seen = sees_bright(predictor, crop)
+        return seen if (seen > 0.5).sum() > 5000 else half_of_the_field(crop)
+
+    monkeypatch.setattr(Predictor, "probability", answers_to_noise)
+    # 128 x 128 x 96 mm, of which a half are 786 ml.
+    segmenter.preprocessing = Preprocessing()
+    scan, truth = bright_ball((-150, 150, 0), 20, size=(120, 120, 30), spacing_mm=(4, 4, 4))
+    assert dice(segmenter.segment(scan).mask, truth) > 0.9
+
+
 def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter, bright_ball):
     grid = {"size": (120, 120, 24), "spacing_mm": (2, 2, 3)}
     # (4/3) pi 1.1^3 = 5.6 ml in the field that is seen first, 17.2 ml in another one.
