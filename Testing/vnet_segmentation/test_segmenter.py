@@ -264,6 +264,19 @@ def test_an_empty_result_stays_empty_and_is_warned_of(segmenter, bright_ball):
     assert "No prostate was found" in result.report["warnings"][0]
 
 
+def test_an_empty_mask_has_no_confidence_whatever_the_looks_found(segmenter, bright_ball, monkeypatch):
+    def finds_a_speck(predictor, crop):
+        probability = torch.zeros_like(crop)
+        probability[20:28, 28:36, 28:36] = 0.9
+        return probability
+
+    monkeypatch.setattr(Predictor, "probability", finds_a_speck)
+    # 0.8 mm in the middle, where eight voxels of the scan meet.
+    segmenter.preprocessing = Preprocessing(spacing_mm=(0.1, 0.1, 0.1), size=(64, 64, 48))
+    report = segmenter.segment(bright_ball()[0]).report
+    assert (report["volume_ml"], report["confidence"]) == (0, {"value": 0.0, "level": "low"})
+
+
 def test_a_higher_threshold_gives_a_smaller_mask(segmenter, bright_ball):
     scan = sitk.SmoothingRecursiveGaussian(bright_ball()[0], 3.0)
     volumes = [segmenter.segment(scan, threshold).report["volume_ml"] for threshold in (0.2, 0.5, 0.8)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vnet_segmentation.arrays import to_array
 from vnet_segmentation.bundle import load_bundle
-from vnet_segmentation.confidence import agreement, confidence_report
+from vnet_segmentation.confidence import agreement, confidence, confidence_report
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
@@ -154,6 +154,8 @@ class Segmenter:
             measurements = measure(mask)
         warnings = list(self._predictor.steps_down)
         warnings += _warnings(mask, measurements.volume_ml, _gland(mean, look.grid, threshold), prepared)
+        # What the looks found may lie between the scan's voxels, or outside of it.
+        sure = confidence(look.probability, second, threshold) if measurements.volume_ml else 0.0
         device = self._predictor.device
         report = {
             "volume_ml": round(measurements.volume_ml, 2),
@@ -163,7 +165,7 @@ class Segmenter:
                 "craniocaudal": round(measurements.craniocaudal_mm, 1),
             },
             "ellipsoid_volume_ml": round(measurements.ellipsoid_ml, 2),
-            "confidence": confidence_report(look.probability, second, threshold),
+            "confidence": confidence_report(sure),
             "threshold": threshold,
             "model": {"name": self.description["name"], "sha256": self.description["weights"]["sha256"]},
             "device": {"name": device.name, "precision": device.precision, "reason": device.reason},
