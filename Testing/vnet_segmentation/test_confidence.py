@@ -46,3 +46,8 @@ def test_levels_begin_at_their_limit(name, least):
     # The value that is shown decides.
     assert confidence_report(least - 0.0004) == {"value": least, "level": name}
     assert confidence_report(max(0, least - 0.001))["level"] != name or least == 0
+
+
+def test_a_level_that_may_not_be_given_leaves_the_value():
+    assert confidence_report(0.99, "medium") == {"value": 0.99, "level": "medium"}
+    assert confidence_report(0.5, "medium") == {"value": 0.5, "level": "low"}

@@ -220,7 +220,10 @@ def test_slices_that_are_not_axial_are_warned_of(segmenter, bright_ball):
         result = segmenter.segment(scan)
         assert dice(result.mask, truth) > 0.95
         assert [warning for warning in result.report["warnings"] if "not axial" in warning]
-    assert segmenter.segment(bright_ball()[0]).report["warnings"] == []
+        assert result.report["confidence"]["value"] > 0.94
+        assert result.report["confidence"]["level"] == "medium"
+    axial = segmenter.segment(bright_ball()[0]).report
+    assert (axial["warnings"], axial["confidence"]["level"]) == ([], "high")
 
 
 def test_what_is_not_part_of_the_gland_is_not_warned_of(segmenter, bright_ball):

@@ -46,9 +46,14 @@ def confidence(first: Tensor, second: Tensor, threshold: float) -> float:
     return (agreed + expected_dice((first + second) / 2)) / 2 if agreed else 0.0
 
 
-def confidence_report(value: float) -> dict[str, Any]:
-    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}."""
+def confidence_report(value: float, most: str = "high") -> dict[str, Any]:
+    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}.
+
+    Args:
+        most: the highest level that may be given, whatever the value.
+    """
     # Rounded first, so that who has the value knows the level.
     value = round(value, 3)
-    level = next(name for name, least in LEVELS if value >= least)
+    allowed = LEVELS[[name for name, _ in LEVELS].index(most) :]
+    level = next(name for name, least in allowed if value >= least)
     return {"value": value, "level": level}

@@ -154,6 +154,8 @@ class Segmenter:
             measurements = measure(mask)
         warnings = list(self._predictor.steps_down)
         warnings += _warnings(mask, measurements.volume_ml, _gland(mean, look.grid, threshold), prepared)
+        # The levels were measured on axial scans.
+        most = "high" if _is_axial(prepared) else "medium"
         # What the looks found may lie between the scan's voxels, or outside of it.
         sure = confidence(look.probability, second, threshold) if measurements.volume_ml else 0.0
         device = self._predictor.device
@@ -165,7 +167,7 @@ class Segmenter:
                 "craniocaudal": round(measurements.craniocaudal_mm, 1),
             },
             "ellipsoid_volume_ml": round(measurements.ellipsoid_ml, 2),
-            "confidence": confidence_report(sure),
+            "confidence": confidence_report(sure, most),
             "threshold": threshold,
             "model": {"name": self.description["name"], "sha256": self.description["weights"]["sha256"]},
             "device": {"name": device.name, "precision": device.precision, "reason": device.reason},
@@ -310,10 +312,15 @@ def _warnings(mask: sitk.Image, volume_ml: float, gland: sitk.Image, prepared: s
         warnings.append("The prostate reaches the border of the field that the model sees: part of it may be missing.")
     if not _SMALLEST_GLAND_ML <= volume_ml <= _LARGEST_GLAND_ML:
         warnings.append(f"{volume_ml:.0f} ml is unusual for a prostate: check the mask.")
-    x_mm, y_mm, z_mm = prepared.GetSpacing()
-    if max(x_mm, y_mm) > _THICK_SLICES * z_mm:
+    if not _is_axial(prepared):
         warnings.append("The slices are not axial: check the mask, unless the model was trained on such scans.")
     return warnings
+
+
+def _is_axial(prepared: sitk.Image) -> bool:
+    """Whether the slices lie across the patient, as far as the spacing tells."""
+    x_mm, y_mm, z_mm = prepared.GetSpacing()
+    return max(x_mm, y_mm) <= _THICK_SLICES * z_mm
 
 
 class _Stopwatch:
