@@ -147,9 +147,7 @@ def test_check_scan_returns_float_and_leaves_the_image_alone() -> None:
     assert checked.GetSpacing() == scan.GetSpacing()
 
 
-@pytest.mark.parametrize(
-    ("offset", "factor"), [(1e9, 1), (-1e9, 1), (0, 1e-30), (0, 1e30), (0, 1e37), (1e300, 1e290)]
-)
+@pytest.mark.parametrize(("offset", "factor"), [(1e9, 1), (-1e9, 1), (0, 1e-30), (0, 1e30), (0, 1e37), (1e300, 1e290)])
 def test_values_that_float32_cannot_hold_keep_their_contrast(offset: float, factor: float) -> None:
     scan = sitk.Cast(make_scan(), sitk.sitkFloat64) * factor + offset
     voxels = sitk.GetArrayFromImage(check_scan(scan, "T2")).astype(np.float64)
