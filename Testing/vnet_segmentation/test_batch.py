@@ -73,16 +73,21 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(segmenter, scans, tm
 
 
 def test_a_run_that_was_killed_after_the_report_replaces_it(segmenter, scans, tmp_path, monkeypatch):
-    output = tmp_path / "masks"
+    output, written = tmp_path / "masks", {}
 
-    def stop(*_):
+    def kill(*_):
+        written.update({path: path.read_bytes() for path in output.glob("a_*")})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scan_job, "write_picture", stop)
+        patch.setattr(scan_job, "write_picture", kill)
         with pytest.raises(KeyboardInterrupt):
             run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
-    assert [path.name for path in output.glob("a_*")] == ["a_prostate.json"]
+    assert [path.name for path in written] == ["a_prostate.json"]
+    # What is interrupted removes it, what is killed does not.
+    assert list(output.glob("a_*")) == []
+    for path, content in written.items():
+        path.write_bytes(content)
     (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
     assert row.status == "done"
 

@@ -95,8 +95,8 @@ def check_scan(image: sitk.Image, name: str) -> sitk.Image:
         name: what the messages call it.
 
     Returns:
-        The same image as float32; `image` itself is not changed. Values of which float32 would lose the contrast, such as
-        1e9 and a little more, are scaled to 0 to 1000.
+        The same image as float32; `image` itself is not changed. Values of which float32 would lose the contrast, such
+        as 1e9 and a little more, are scaled to 0 to 1000.
 
     Raises:
         UserError: not 3D, several values per voxel, fewer than `MIN_SIDE_VOXELS` voxels or an extent outside of
