@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -190,8 +191,10 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
     with pytest.raises(UserError, match="no file or folder") as caught:
         check_batch([empty, tmp_path / "nowhere"], tmp_path / "masks", BatchOptions())
     assert caught.value.exit_code == ExitCode.USAGE
-    with pytest.raises(UserError, match=r"\.jpg"):
-        check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".jpg"))
+    for suffix in (".jpg", "./x.nii.gz", ".x.nii.gz", ".mhd"):
+        with pytest.raises(UserError, match=rf"as {re.escape(suffix)}\. Choose one of .*\.nii\.gz, ") as caught:
+            check_batch([empty], tmp_path / "masks", BatchOptions(suffix=suffix))
+        assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path):
