@@ -184,6 +184,7 @@ def test_settings_survive_a_round_trip_through_json_types():
     settings = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.as_dict().items()}
     assert Preprocessing.from_dict(settings) == SMALL
     assert SMALL.extent_mm == (48.0, 48.0, 48.0)
+    assert Preprocessing.from_dict(settings | {"size": [16, 16, 32]}).size == (16, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_settings_survive_a_round_trip_through_json_types():
         {"colour": "red"},
         {"size": [128, 128]},
         {"size": [100, 128, 64]},
+        {"size": [16, 16, 16]},
         {"size": [1 << 20, 128, 64]},
         {"spacing_mm": [0.0, 1.0, 1.5]},
         {"clip_percentiles": [99.0, 1.0]},
