@@ -214,6 +214,20 @@ def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, 
     assert [row.status for row in run_batch(segmenter, [other], output, BatchOptions())] == ["skipped"]
 
 
+def test_a_report_of_another_scan_without_its_mask_is_not_replaced(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    (output / "a_prostate.nii.gz").unlink()
+    before = (output / "a_prostate.json").read_bytes()
+    other = tmp_path / "other site" / "a.nii.gz"
+    other.parent.mkdir()
+    other.write_bytes((scans / "a.nii.gz").read_bytes())
+    (row,) = run_batch(segmenter, [other], output, BatchOptions())
+    assert row.status == "failed"
+    assert "is not of this scan" in row.message
+    assert (output / "a_prostate.json").read_bytes() == before
+
+
 def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, monkeypatch):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(threshold=0.3))

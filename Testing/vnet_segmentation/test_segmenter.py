@@ -151,13 +151,17 @@ def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter,
     assert "ml is unusual" in alone["warnings"][0]
 
 
-def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, monkeypatch):
+# All of it, or but for a cap above 28 of 48 slices, 6.75 mm from the middle: an eighth of the ball.
+@pytest.mark.parametrize("n_blind_slices", [48, 28])
+def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, monkeypatch, n_blind_slices):
     sees_bright, calls = Predictor.probability, []
 
     def blind_the_second_time(predictor, crop):
         calls.append(crop)
         seen = sees_bright(predictor, crop)
-        return seen * 0 if len(calls) == 2 else seen
+        if len(calls) == 2:
+            seen[:n_blind_slices] = 0
+        return seen
 
     monkeypatch.setattr(Predictor, "probability", blind_the_second_time)
     # 6 mm from the border of the field that is seen first, 32 mm from the middle.
@@ -165,6 +169,18 @@ def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, m
     assert dice(segmenter.segment(scan).mask, truth) > 0.93
     # The first look, the one that was blind, and the second from another place: nothing is searched.
     assert len(calls) == 3
+
+
+def test_the_second_look_has_left_and_right_exchanged(segmenter, bright_ball, monkeypatch):
+    def sure_to_the_left(predictor, crop):
+        return torch.linspace(0, 1, 64).expand_as(crop).clone()
+
+    monkeypatch.setattr(Predictor, "probability", sure_to_the_left)
+    # The field of 64 x 64 x 72 mm.
+    scan, _ = bright_ball(size=(64, 64, 24))
+    probability = sitk.GetArrayFromImage(segmenter.segment(scan).probability)[12, 32]
+    # x / 63, and from 8 mm to the left and mirrored 1 - (x - 8) / 63: their mean is the same everywhere.
+    np.testing.assert_allclose(probability[10:], (1 + 8 / 63) / 2, atol=1e-3)
 
 
 def test_a_gland_of_9_cm(segmenter, bright_ball):
