@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ def test_every_scan_gets_a_mask_and_a_failure_does_not_stop_the_rest(segmenter, 
     rows = run_batch(segmenter, [scans], output, BatchOptions(pictures=True, probabilities=True), report)
     assert seen == [(1, 3, "done"), (2, 3, "failed"), (3, 3, "done")]
     assert exit_code(rows) == ExitCode.SOME_FAILED
-    files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    files = {path.relative_to(output).as_posix() for path in output.rglob("[!.]*") if path.is_file()}
     assert files == {
         TABLE_NAME,
         REPORTS_NAME,
@@ -75,16 +76,21 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(segmenter, scans, tm
 
 
 def test_a_run_that_was_killed_after_the_report_replaces_it(segmenter, scans, tmp_path, monkeypatch):
-    output = tmp_path / "masks"
+    output, written = tmp_path / "masks", {}
 
-    def stop(*_):
+    def kill(*_):
+        written.update({path: path.read_bytes() for path in output.glob("a_*")})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scan_job, "write_picture", stop)
+        patch.setattr(scan_job, "write_picture", kill)
         with pytest.raises(KeyboardInterrupt):
             run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
-    assert [path.name for path in output.glob("a_*")] == ["a_prostate.json"]
+    assert [path.name for path in written] == ["a_prostate.json"]
+    # What is interrupted removes it, what is killed does not.
+    assert list(output.glob("a_*")) == []
+    for path, content in written.items():
+        path.write_bytes(content)
     (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
     assert row.status == "done"
 
@@ -232,8 +238,10 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
     with pytest.raises(UserError, match="no file or folder") as caught:
         check_batch([empty, tmp_path / "nowhere"], tmp_path / "masks", BatchOptions())
     assert caught.value.exit_code == ExitCode.USAGE
-    with pytest.raises(UserError, match=r"\.jpg"):
-        check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".jpg"))
+    for suffix in (".jpg", "./x.nii.gz", ".x.nii.gz", ".mhd"):
+        with pytest.raises(UserError, match=rf"as {re.escape(suffix)}\. Choose one of .*\.nii\.gz, ") as caught:
+            check_batch([empty], tmp_path / "masks", BatchOptions(suffix=suffix))
+        assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path):
@@ -251,6 +259,20 @@ def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, 
     # Where it was before there is nothing: the scan has moved, and is still the same one.
     (scans / "a.nii.gz").unlink()
     assert [row.status for row in run_batch(segmenter, [other], output, BatchOptions())] == ["skipped"]
+
+
+def test_a_report_of_another_scan_without_its_mask_is_not_replaced(segmenter, scans, tmp_path):
+    output = tmp_path / "masks"
+    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
+    (output / "a_prostate.nii.gz").unlink()
+    before = (output / "a_prostate.json").read_bytes()
+    other = tmp_path / "other site" / "a.nii.gz"
+    other.parent.mkdir()
+    other.write_bytes((scans / "a.nii.gz").read_bytes())
+    (row,) = run_batch(segmenter, [other], output, BatchOptions())
+    assert row.status == "failed"
+    assert "is not of this scan" in row.message
+    assert (output / "a_prostate.json").read_bytes() == before
 
 
 def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, monkeypatch):
@@ -315,8 +337,8 @@ def batch_threads():
 
 
 def leftovers(folder):
-    """Temporary files, which have a dot in front."""
-    return list(folder.rglob(".*"))
+    """Temporary files, which have a dot in front, as the lock of the tables has."""
+    return [path for path in folder.rglob(".*") if path.name != ".results.lock"]
 
 
 def test_the_next_is_read_and_the_last_written_while_one_is_computed(segmenter, four_scans, tmp_path, monkeypatch):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
+from vnet_segmentation import batch_tables
 from vnet_segmentation.batch import check_batch, run_batch
-from vnet_segmentation.batch_cases import BatchOptions
-from vnet_segmentation.batch_tables import REPORTS_NAME, TABLE_NAME
+from vnet_segmentation.batch_cases import BatchOptions, find_cases
+from vnet_segmentation.batch_tables import REPORTS_NAME, TABLE_NAME, BatchTables, failed_row
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -105,3 +107,64 @@ def test_rows_that_an_other_version_wrote_are_passed_over(segmenter, scans, tmp_
 def test_the_table_says_how_sure_a_mask_is_in_a_word(segmenter, scans, tmp_path, table):
     (row,) = run_batch(segmenter, [scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
     assert table(tmp_path / "masks")[0]["confidence_level"] == row.report["confidence"]["level"] != ""
+
+
+def cases_of(folder, output, n):
+    """Cases of a folder with so many files; nothing reads them."""
+    folder.mkdir()
+    for number in range(n):
+        (folder / f"{folder.name}{number:02}.nrrd").touch()
+    return find_cases([folder], output, BatchOptions())
+
+
+def record(tables, case):
+    tables.record([failed_row(case, UserError("Not readable."))])
+
+
+def test_two_batches_at_a_time_lose_no_row_of_each_other(tmp_path, table):
+    output = tmp_path / "masks"
+    batches = [cases_of(tmp_path / name, output, 20) for name in "ab"]
+
+    def run(cases):
+        tables = BatchTables(output, cases)
+        for case in cases:
+            record(tables, case)
+
+    threads = [threading.Thread(target=run, args=(cases,)) for cases in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = sorted(str(case.scan) for cases in batches for case in cases)
+    assert sorted(row["scan"] for row in table(output)) == expected
+    content = json.loads((output / REPORTS_NAME).read_text("utf-8"))
+    assert sorted(row["scan"] for row in content["rows"]) == expected
+    assert content["counts"]["failed"] == content["total"] == 40
+
+
+def test_tables_are_read_again_only_where_another_batch_wrote(tmp_path, monkeypatch):
+    output, read = tmp_path / "masks", []
+    stored_rows = batch_tables._stored_rows
+    monkeypatch.setattr(batch_tables, "_stored_rows", lambda folder: read.append(folder) or stored_rows(folder))
+    own, other = (cases_of(tmp_path / name, output, 9) for name in "ab")
+    tables = BatchTables(output, own)
+    for case in own[:8]:
+        record(tables, case)
+    assert read == []
+    record(BatchTables(output, other), other[0])
+    read.clear()
+    record(tables, own[8])
+    assert len(read) == 1
+
+
+def test_a_file_system_without_locks_has_tables_too(tmp_path, monkeypatch, table):
+    def refuse(*_, **__):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(batch_tables.FileLock, "acquire", refuse)
+    output = tmp_path / "masks"
+    cases = cases_of(tmp_path / "a", output, 2)
+    tables = BatchTables(output, cases)
+    for case in cases:
+        record(tables, case)
+    assert len(table(output)) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vnet_segmentation.confidence import LEVELS, agreement, confidence_report, expected_dice
+from vnet_segmentation.confidence import LEVELS, agreement, confidence, confidence_report, expected_dice
 
 
 def test_agreement_is_the_dice_of_the_two_masks():
@@ -18,7 +18,8 @@ def test_agreement_is_the_dice_of_the_two_masks():
 
 
 def test_nothing_found_is_no_confidence():
-    assert confidence_report(torch.zeros(3), torch.zeros(3), 0.5) == {"value": 0.0, "level": "low"}
+    assert confidence(torch.zeros(3), torch.zeros(3), 0.5) == 0
+    assert confidence_report(0.0) == {"value": 0.0, "level": "low"}
 
 
 def test_expected_dice_is_that_of_masks_drawn_from_the_probability():
@@ -36,21 +37,17 @@ def test_value_is_the_mean_of_agreement_and_expected_dice():
     first[:50], second[10:60] = 0.8, 0.8
     # 40 voxels in common of 50 and 50; the mean has 40 voxels of 0.8 and 20 of 0.4: sums of 40, of squares 28.8.
     expected = (0.8 + 2 * 28.8 / (28.8 + 40)) / 2
-    assert confidence_report(first, second, 0.5) == {"value": round(expected, 3), "level": "low"}
+    assert confidence(first, second, 0.5) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("name", "least"), LEVELS)
 def test_levels_begin_at_their_limit(name, least):
-    # Where both looks are certain and share all but a part, both terms can be written down.
-    n = 100_000
-    first = torch.ones(n)
-    for value, is_reached in ((least + 0.002, True), (least - 0.002, False)):
-        if not 0 <= value <= 1:
-            continue
-        low, high = 0.0, 1.0
-        for _ in range(40):
-            share = (low + high) / 2
-            second = (torch.arange(n) < share * n).float()
-            low, high = (share, high) if confidence_report(first, second, 0.5)["value"] < value else (low, share)
-        second = (torch.arange(n) < high * n).float()
-        assert (confidence_report(first, second, 0.5)["level"] == name) == is_reached
+    assert confidence_report(least + 0.001) == {"value": least + 0.001, "level": name}
+    # The value that is shown decides.
+    assert confidence_report(least - 0.0004) == {"value": least, "level": name}
+    assert confidence_report(max(0, least - 0.001))["level"] != name or least == 0
+
+
+def test_a_level_that_may_not_be_given_leaves_the_value():
+    assert confidence_report(0.99, "medium") == {"value": 0.99, "level": "medium"}
+    assert confidence_report(0.5, "medium") == {"value": 0.5, "level": "low"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.masks import keep_largest_component, mask_from_probability, smooth_probability
@@ -15,6 +16,16 @@ def test_only_the_largest_part_is_kept():
     mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array), 0.5))
     assert mask.sum() == 108
     assert mask[1:4, 2:8, 2:8].all()
+
+
+@pytest.mark.parametrize("n_first", [2, 4])
+def test_of_two_parts_the_larger_is_kept(n_first):
+    array = np.zeros((3, 4, 12), np.uint8)
+    array[1, 1, 1 : 1 + n_first] = 1
+    array[1, 1, 8:11] = 1
+    mask = sitk.GetArrayFromImage(keep_largest_component(sitk.GetImageFromArray(array)))
+    array[1, 1, slice(0, 6) if n_first == 2 else slice(7, 12)] = 0
+    np.testing.assert_array_equal(mask, array)
 
 
 def test_an_empty_mask_and_one_part_are_left_as_they_are():

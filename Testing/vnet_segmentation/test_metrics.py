@@ -195,6 +195,14 @@ def test_parts_follow_the_axis_nearest_to_the_patients() -> None:
     assert asdict(compare(result, reference)) == nested_approx(asdict(expected))
 
 
+def test_at_45_degrees_a_rounded_direction_turns_no_mask_another_way() -> None:
+    result, reference = mask(cube(3, 2, 4, 5)), mask(cube(3, 2, 4, 5))
+    for image, c, s in ((result, 0.70710, 0.70711), (reference, 0.70711, 0.70710)):
+        image.SetDirection((1, 0, 0, 0, c, -s, 0, s, c))
+    assert dice(result, reference) == 1
+    assert hausdorff95_mm(result, reference) == 0
+
+
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils:FutureWarning")
 @pytest.mark.parametrize(
     ("seed", "size", "spacing_mm"),

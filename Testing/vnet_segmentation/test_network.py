@@ -188,3 +188,16 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         output.square().mean().backward()
         gradients.append([parameter.grad.clone() for parameter in network.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_recomputed_activations_count_a_batch_once() -> None:
+    image = torch.randn(2, 1, 32, 16, 16)
+    statistics = []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        network = VNet("paper", 1, "batch")
+        network.recomputes = recomputes
+        network(image).square().mean().backward()
+        statistics.append(dict(network.named_buffers()))
+    assert statistics[0]
+    assert all(torch.equal(statistics[0][name], statistics[1][name]) for name in statistics[0])

@@ -116,6 +116,13 @@ def test_smoothing_has_the_width_that_makes_the_coarser_voxel():
     assert math.sqrt((line * x**2).sum() / line.sum()) == pytest.approx(0.368, rel=0.1)
 
 
+@pytest.mark.parametrize(("coarse_mm", "is_smoothed"), [(1.1, False), (1.4, True)])
+def test_only_a_grid_that_is_coarser_by_a_fifth_and_more_needs_smoothing(coarse_mm, is_smoothed):
+    image = scan(spacing=(1.0, 1.0, 3.0))
+    smooth = smooth_for_spacing(image, (coarse_mm, coarse_mm, 3.0))
+    assert is_smoothed == (sitk.GetArrayFromImage(smooth) != sitk.GetArrayFromImage(image)).any()
+
+
 def test_probability_returns_to_the_scans_exact_grid():
     image = scan(size=(40, 44, 14), spacing=(0.9, 0.9, 2.6))
     turned = sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), (True, False, True))
@@ -184,6 +191,7 @@ def test_settings_survive_a_round_trip_through_json_types():
     settings = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.as_dict().items()}
     assert Preprocessing.from_dict(settings) == SMALL
     assert SMALL.extent_mm == (48.0, 48.0, 48.0)
+    assert Preprocessing.from_dict(settings | {"size": [16, 16, 32]}).size == (16, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,7 @@ def test_settings_survive_a_round_trip_through_json_types():
         {"colour": "red"},
         {"size": [128, 128]},
         {"size": [100, 128, 64]},
+        {"size": [16, 16, 16]},
         {"size": [1 << 20, 128, 64]},
         {"spacing_mm": [0.0, 1.0, 1.5]},
         {"clip_percentiles": [99.0, 1.0]},

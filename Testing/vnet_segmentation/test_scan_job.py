@@ -86,14 +86,24 @@ def test_names_that_are_not_unicode_are_refused_before_the_work(scans, tmp_path,
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
-def test_an_output_that_fails_leaves_no_mask(segmenter, scans, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["write_probability", "write_picture", "write_mask"])
+def test_an_output_that_fails_leaves_no_new_file(segmenter, scans, tmp_path, monkeypatch, step):
     def fail(*arguments):
         raise UserError("The disk is full.", ExitCode.CANNOT_WRITE)
 
-    monkeypatch.setattr("vnet_segmentation.scan_job.write_picture", fail)
+    output = tmp_path / "out"
+    outputs = Outputs(*(output / name for name in ("m.nrrd", "p.nrrd", "m.png", "r.json")))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"vnet_segmentation.scan_job.{step}", fail)
+        with pytest.raises(UserError, match="disk is full"):
+            segment_file(segmenter, scans / "a.nii.gz", outputs)
+    assert list(output.iterdir()) == []
+    # So that the same call can be tried again; what was there before stays.
+    segment_file(segmenter, scans / "a.nii.gz", outputs)
+    monkeypatch.setattr(f"vnet_segmentation.scan_job.{step}", fail)
     with pytest.raises(UserError, match="disk is full"):
-        segment_file(segmenter, scans / "a.nii.gz", Outputs(tmp_path / "m.nrrd", picture=tmp_path / "m.png"))
-    assert not (tmp_path / "m.nrrd").exists()
+        segment_file(segmenter, scans / "a.nii.gz", outputs, overwrite=True)
+    assert all(path.exists() for path in outputs.all)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("itkImport: Failed to allocate memory for image.")])

@@ -158,6 +158,23 @@ def test_check_scan_returns_float_and_leaves_the_image_alone() -> None:
     assert checked.GetSpacing() == scan.GetSpacing()
 
 
+@pytest.mark.parametrize(("offset", "factor"), [(1e9, 1), (-1e9, 1), (0, 1e-30), (0, 1e30), (0, 1e37), (1e300, 1e290)])
+def test_values_that_float32_cannot_hold_keep_their_contrast(offset: float, factor: float) -> None:
+    scan = sitk.Cast(make_scan(), sitk.sitkFloat64) * factor + offset
+    voxels = sitk.GetArrayFromImage(check_scan(scan, "T2")).astype(np.float64)
+    expected = sitk.GetArrayFromImage(make_scan()).astype(np.float64)
+    # Apart from a linear function.
+    assert np.corrcoef(voxels.ravel(), expected.ravel())[0, 1] > 0.99999
+    assert 0.1 < voxels.std() < 1e4
+
+
+def test_the_voxels_of_a_usual_scan_are_not_touched() -> None:
+    scan = make_scan()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(check_scan(scan, "T2")), sitk.GetArrayFromImage(scan))
+    large = sitk.Cast(scan, sitk.sitkInt32) + 100_000
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(check_scan(large, "T2")), sitk.GetArrayFromImage(large))
+
+
 BAD_IMAGES = {
     "one slice": (lambda: make_scan((24, 20, 1)), "too few slices: its size is 24 x 20 x 1"),
     "two slices, sagittal": (lambda: make_scan((2, 20, 20), (20.0, 1.5, 1.5)), "too few slices"),

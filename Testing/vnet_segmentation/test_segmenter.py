@@ -106,6 +106,38 @@ def test_a_gland_in_the_corner_of_a_very_large_field_is_found(segmenter, bright_
     assert dice(segmenter.segment(scan).mask, truth) > 0.9
 
 
+def half_of_the_field(crop):
+    """What a network may take for a gland where there is none; in the mirrored look it is the other half."""
+    probability = torch.zeros_like(crop)
+    probability[:, :, crop.shape[2] // 2 :] = 0.9
+    return probability
+
+
+def test_padding_is_not_taken_for_the_gland(segmenter, bright_ball, monkeypatch):
+    sees_bright = Predictor.probability
+
+    def answers_to_nothing(predictor, crop):
+        return sees_bright(predictor, crop) if crop.any() else half_of_the_field(crop)
+
+    monkeypatch.setattr(Predictor, "probability", answers_to_nothing)
+    scan, truth = (sitk.ConstantPad(image, (240, 240, 0), (0, 0, 0)) for image in bright_ball())
+    assert dice(segmenter.segment(scan).mask, truth) > 0.93
+
+
+def test_what_is_too_large_for_a_prostate_is_compared_last(segmenter, bright_ball, monkeypatch):
+    sees_bright = Predictor.probability
+
+    def answers_to_noise(predictor, crop):
+        seen = sees_bright(predictor, crop)
+        return seen if (seen > 0.5).sum() > 5000 else half_of_the_field(crop)
+
+    monkeypatch.setattr(Predictor, "probability", answers_to_noise)
+    # 128 x 128 x 96 mm, of which a half are 786 ml.
+    segmenter.preprocessing = Preprocessing()
+    scan, truth = bright_ball((-150, 150, 0), 20, size=(120, 120, 30), spacing_mm=(4, 4, 4))
+    assert dice(segmenter.segment(scan).mask, truth) > 0.9
+
+
 def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter, bright_ball):
     grid = {"size": (120, 120, 24), "spacing_mm": (2, 2, 3)}
     # (4/3) pi 1.1^3 = 5.6 ml in the field that is seen first, 17.2 ml in another one.
@@ -119,13 +151,17 @@ def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter,
     assert "ml is unusual" in alone["warnings"][0]
 
 
-def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, monkeypatch):
+# All of it, or but for a cap above 28 of 48 slices, 6.75 mm from the middle: an eighth of the ball.
+@pytest.mark.parametrize("n_blind_slices", [48, 28])
+def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, monkeypatch, n_blind_slices):
     sees_bright, calls = Predictor.probability, []
 
     def blind_the_second_time(predictor, crop):
         calls.append(crop)
         seen = sees_bright(predictor, crop)
-        return seen * 0 if len(calls) == 2 else seen
+        if len(calls) == 2:
+            seen[:n_blind_slices] = 0
+        return seen
 
     monkeypatch.setattr(Predictor, "probability", blind_the_second_time)
     # 6 mm from the border of the field that is seen first, 32 mm from the middle.
@@ -133,6 +169,18 @@ def test_a_look_that_loses_the_gland_is_no_better_look(segmenter, bright_ball, m
     assert dice(segmenter.segment(scan).mask, truth) > 0.93
     # The first look, the one that was blind, and the second from another place: nothing is searched.
     assert len(calls) == 3
+
+
+def test_the_second_look_has_left_and_right_exchanged(segmenter, bright_ball, monkeypatch):
+    def sure_to_the_left(predictor, crop):
+        return torch.linspace(0, 1, 64).expand_as(crop).clone()
+
+    monkeypatch.setattr(Predictor, "probability", sure_to_the_left)
+    # The field of 64 x 64 x 72 mm.
+    scan, _ = bright_ball(size=(64, 64, 24))
+    probability = sitk.GetArrayFromImage(segmenter.segment(scan).probability)[12, 32]
+    # x / 63, and from 8 mm to the left and mirrored 1 - (x - 8) / 63: their mean is the same everywhere.
+    np.testing.assert_allclose(probability[10:], (1 + 8 / 63) / 2, atol=1e-3)
 
 
 def test_a_gland_of_9_cm(segmenter, bright_ball):
@@ -188,7 +236,10 @@ def test_slices_that_are_not_axial_are_warned_of(segmenter, bright_ball):
         result = segmenter.segment(scan)
         assert dice(result.mask, truth) > 0.95
         assert [warning for warning in result.report["warnings"] if "not axial" in warning]
-    assert segmenter.segment(bright_ball()[0]).report["warnings"] == []
+        assert result.report["confidence"]["value"] > 0.94
+        assert result.report["confidence"]["level"] == "medium"
+    axial = segmenter.segment(bright_ball()[0]).report
+    assert (axial["warnings"], axial["confidence"]["level"]) == ([], "high")
 
 
 def test_what_is_not_part_of_the_gland_is_not_warned_of(segmenter, bright_ball):
@@ -230,6 +281,19 @@ def test_an_empty_result_stays_empty_and_is_warned_of(segmenter, bright_ball):
     assert not sitk.GetArrayViewFromImage(result.mask).any()
     assert result.report["confidence"] == {"value": 0.0, "level": "low"}
     assert "No prostate was found" in result.report["warnings"][0]
+
+
+def test_an_empty_mask_has_no_confidence_whatever_the_looks_found(segmenter, bright_ball, monkeypatch):
+    def finds_a_speck(predictor, crop):
+        probability = torch.zeros_like(crop)
+        probability[20:28, 28:36, 28:36] = 0.9
+        return probability
+
+    monkeypatch.setattr(Predictor, "probability", finds_a_speck)
+    # 0.8 mm in the middle, where eight voxels of the scan meet.
+    segmenter.preprocessing = Preprocessing(spacing_mm=(0.1, 0.1, 0.1), size=(64, 64, 48))
+    report = segmenter.segment(bright_ball()[0]).report
+    assert (report["volume_ml"], report["confidence"]) == (0, {"value": 0.0, "level": "low"})
 
 
 def test_a_higher_threshold_gives_a_smaller_mask(segmenter, bright_ball):

@@ -23,15 +23,6 @@ from vnet_segmentation.worker import Worker
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2] / "VNetSegmentation"
 
 
-def _answers(lines: list[str], commands) -> list[dict]:
-    """The events after these lines of input."""
-    output = io.StringIO()
-    worker = Worker(output)
-    worker.read(lines)
-    worker.serve(commands, idle_s=5)
-    return [json.loads(line) for line in output.getvalue().splitlines()]
-
-
 def _request(identity, command, **fields) -> str:
     return json.dumps({"id": identity, "command": command, **fields}) + "\n"
 
@@ -103,12 +94,43 @@ def test_a_user_error_has_its_code_and_a_bug_has_none_and_both_leave_the_worker_
     assert ends[3]["code"] == ExitCode.USAGE
 
 
-@pytest.mark.parametrize("line", ["no json\n", "[1]\n", '{"id": 3}\n', "17\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json\n",
+        "[1]\n",
+        '{"id": 3}\n',
+        "17\n",
+        '{"id": {}, "command": "cancel"}\n',
+        '{"id": null, "command": "fine"}\n',
+        "[" * 100_000 + "\n",
+    ],
+    ids=lambda line: line[:40],
+)
 def test_what_is_no_request_is_answered_and_passed_over(line):
-    events = _answers([line, "\n"], {})
-    assert len(events) == 1
-    assert events[0]["event"] == "error"
+    feed, output, thread = _served({"fine": lambda request, send: {}})
+    for one in (line, "\n", _request(1, "fine")):
+        feed.put(one)
+    while "result" not in output.getvalue() and thread.is_alive():
+        thread.join(0.01)
+    feed.put(None)
+    thread.join(5)
+    assert not thread.is_alive()
+    events = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["error", "begun", "result"]
     assert "Not a request" in events[0]["message"]
+
+
+def test_input_that_cannot_be_read_on_ends_the_worker_as_its_end_does():
+    def broken():
+        yield "\n"
+        raise OSError("The pipe is broken.")
+
+    worker = Worker(io.StringIO())
+    with pytest.raises(OSError, match="pipe"):
+        worker.read(broken())
+    assert worker.is_cancelled(1)
+    worker.serve({}, idle_s=60)
 
 
 def test_a_cancellation_overtakes_what_is_under_way_and_what_waits():

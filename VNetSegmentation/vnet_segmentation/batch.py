@@ -23,8 +23,9 @@ from vnet_segmentation.batch_tables import (
     is_there,
 )
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.mask_files import check_suffix
+from vnet_segmentation.mask_files import WRITABLE_SUFFIXES
 from vnet_segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
+from vnet_segmentation.scans import MASK_SUFFIX
 from vnet_segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
 
 ReportCallback = Callable[[int, int, BatchRow], None]
@@ -166,7 +167,12 @@ def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptio
     for path in inputs:
         if not os.path.exists(path):
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
-    check_suffix(f"mask{options.suffix}")
+    # The suffix itself, not a name that ends in it: it must lead to no other folder.
+    suffixes = (MASK_SUFFIX, *WRITABLE_SUFFIXES)
+    if options.suffix not in suffixes:
+        raise UserError(
+            f"Masks cannot be written as {options.suffix}. Choose one of {', '.join(suffixes)}.", ExitCode.USAGE
+        )
     check_writable(output_folder / TABLE_NAME)
     check_tables(output_folder)
 

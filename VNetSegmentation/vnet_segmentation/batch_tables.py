@@ -8,10 +8,12 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 import vnet_segmentation
 from vnet_segmentation.atomic import atomic_path
@@ -31,6 +33,10 @@ TABLE_COLUMNS = (
 )
 REPORTS_NAME = "results.json"
 STATUSES = ("done", "empty", "skipped", "failed")
+
+_LOCK_NAME = ".results.lock"
+_PATIENCE_S = 20.0
+"""The tables of ten thousand scans are written in a second or two."""
 
 _PROGRAM = {"program": "vnet-segmentation", "version": vnet_segmentation.__version__}
 _OWN_BEGINNINGS = {TABLE_NAME: "scan,status,volume_ml,", REPORTS_NAME: '{"program": "vnet-segmentation"'}
@@ -113,7 +119,8 @@ def failed_row(case: Case, error: Exception) -> BatchRow:
 class BatchTables:
     """Both tables of an output folder, written anew with each row that comes.
 
-    Rows of earlier batches in the same folder stay, as long as what they tell of is there.
+    Rows of other batches in the same folder, earlier ones and those that run now, stay, as long as what they tell of is
+    there.
 
     Args:
         folder: see `check_tables`.
@@ -123,12 +130,14 @@ class BatchTables:
     def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
         self._folder = Path(os.path.abspath(folder))
         self._scans = [case.scan for case in cases]
+        self._own, self._own_masks = set(self._scans), {case.outputs.mask for case in cases}
         self._rows: dict[Path, BatchRow] = {}
         self._lines: dict[Path, str] = {}
-        own, own_masks = {case.scan for case in cases}, {case.outputs.mask for case in cases}
-        earlier = _earlier_rows(folder)
-        self._earlier = [row for row in earlier if row.scan not in own and row.mask not in own_masks]
-        self._earlier_lines = [_as_line(row) for row in self._earlier]
+        self._others: list[BatchRow] = []
+        self._other_lines: list[str] = []
+        self._known: tuple[int, ...] | None = None
+        """The state of the table whose rows of other batches are here."""
+        self._lock: FileLock | None = FileLock(self._folder / _LOCK_NAME)
 
     @property
     def rows(self) -> list[BatchRow]:
@@ -145,7 +154,44 @@ class BatchTables:
             self._rows[row.scan] = row
             # Each report becomes text once, not again with every later one: a batch may have ten thousand.
             self._lines[row.scan] = _as_line(row)
-        shown = [*self._earlier, *self.rows]
+        with self._alone():
+            self._read_others()
+            self._write()
+            self._known = self._state()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other batches from the tables, where the file system has locks."""
+        lock = self._lock
+        try:
+            if lock:
+                lock.acquire(timeout=_PATIENCE_S)
+        except (OSError, NotImplementedError, Timeout):
+            lock = self._lock = None
+        try:
+            yield
+        finally:
+            if lock:
+                lock.release()
+
+    def _read_others(self) -> None:
+        # Another batch's writing alone makes reading necessary.
+        if self._state() == self._known:
+            return
+        rows = _stored_rows(self._folder)
+        self._others = [row for row in rows if row.scan not in self._own and row.mask not in self._own_masks]
+        self._other_lines = [_as_line(row) for row in self._others]
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Another one with each writing."""
+        try:
+            status = (self._folder / REPORTS_NAME).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def _write(self) -> None:
+        shown = [*self._others, *self.rows]
         with (
             atomic_path(self._folder / TABLE_NAME) as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
@@ -155,9 +201,9 @@ class BatchTables:
             table.writerows(row.as_table_row() for row in shown)
         statuses = Counter(row.status for row in shown)
         counts = {status: statuses[status] for status in STATUSES}
-        total = len(self._earlier) + len(self._scans)
+        total = len(self._others) + len(self._scans)
         head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
-        lines = ",\n".join([*self._earlier_lines, *(self._lines[row.scan] for row in self.rows)])
+        lines = ",\n".join([*self._other_lines, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
             temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
 
@@ -190,8 +236,8 @@ def is_report(report: Any) -> bool:
     return False
 
 
-def _earlier_rows(folder: Path) -> list[BatchRow]:
-    """Rows that earlier batches left, of masks, or of scans without one, that are there still."""
+def _stored_rows(folder: Path) -> list[BatchRow]:
+    """Rows that batches left, of masks, or of scans without one, that are there still."""
     try:
         content = json.loads((folder / REPORTS_NAME).read_text("utf-8"))
         stored, was_in = list(content["rows"]), Path(content["folder"])

@@ -33,14 +33,27 @@ def expected_dice(probability: Tensor) -> float:
     return 2 * squares / (squares + total) if total else 0.0
 
 
-def confidence_report(first: Tensor, second: Tensor, threshold: float) -> dict[str, Any]:
-    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}.
+def confidence(first: Tensor, second: Tensor, threshold: float) -> float:
+    """How sure the masks of two looks are, in [0, 1]; 0 where nothing was found.
 
-    The value is the mean of the looks' agreement and the expected Dice of their mean: together they rank results better
-    than either does.
+    The mean of the looks' agreement and the expected Dice of their mean: together they rank results better than either
+    does.
+
+    Args:
+        first, second: probabilities of the same field, same shape.
     """
     agreed = agreement(first, second, threshold)
+    return (agreed + expected_dice((first + second) / 2)) / 2 if agreed else 0.0
+
+
+def confidence_report(value: float, most: str = "high") -> dict[str, Any]:
+    """The confidence as a report shows it: {"value": in [0, 1], "level": "high", "medium" or "low"}.
+
+    Args:
+        most: the highest level that may be given, whatever the value.
+    """
     # Rounded first, so that who has the value knows the level.
-    value = round((agreed + expected_dice((first + second) / 2)) / 2, 3) if agreed else 0.0
-    level = next(name for name, least in LEVELS if value >= least)
+    value = round(value, 3)
+    allowed = LEVELS[[name for name, _ in LEVELS].index(most) :]
+    level = next(name for name, least in allowed if value >= least)
     return {"value": value, "level": level}

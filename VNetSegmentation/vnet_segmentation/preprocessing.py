@@ -51,6 +51,8 @@ class Preprocessing:
             len(preprocessing.spacing_mm) == len(preprocessing.size) == 3
             and all(0.1 <= spacing <= 10 for spacing in preprocessing.spacing_mm)
             and all(type(n) is int and 16 <= n <= 512 and n % 16 == 0 for n in preprocessing.size)
+            # The deepest stage normalises over its voxels, a sixteenth along each axis: one voxel has no variance.
+            and preprocessing.size != (16, 16, 16)
             and 0 <= low < high <= 100
             and type(preprocessing.bias_correction) is bool
         ):

@@ -1,8 +1,9 @@
 """One scan file in, result files out.
 
 Every file appears whole or not at all, and the mask last: where there is a mask, the rest is there too, so that an
-interrupted batch knows what is done. The report comes first where there is no mask yet, so that what lies beside it is
-known to be this scan's; where a mask is replaced it comes just before it, so that it tells of a mask that is there.
+interrupted batch knows what is done. Where one cannot be written, those that were are removed again. The report comes
+first where there is no mask yet, so that what lies beside it is known to be this scan's; where a mask is replaced it
+comes just before it, so that it tells of a mask that is there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def segment_file(
         The report, see Docs/reference.md.
 
     Raises:
-        UserError: a scan that cannot be used, or an output that cannot be written. Nothing is written then, or only
-            some of the extras: the mask comes last. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
+        UserError: a scan that cannot be used, or an output that cannot be written; no file is there then that was not
+            there before. Or the memory is too small (`ExitCode.OUT_OF_MEMORY`).
     """
     outputs.check(scan_path, overwrite)
     scan = load_scan(scan_path, series, subfolders)
@@ -143,18 +144,32 @@ def write_results(scan: LoadedScan, result: Segmentation, outputs: Outputs) -> d
     """The third step: writes the outputs and returns the report; errors are those of `segment_file`."""
     started = time.perf_counter()
     report = _file_report(scan, outputs, result)
-    replaces = outputs.mask.exists()
-    if not replaces:
-        _write_report(report, outputs)
-    if outputs.probability:
-        write_probability(result.probability, outputs.probability)
-    if outputs.picture:
-        write_picture(scan.image, result.mask, outputs.picture)
-    if replaces:
-        _write_report(report, outputs)
-    write_mask(result.mask, outputs.mask)
+    with _nothing_left_of_a_failure(outputs):
+        replaces = outputs.mask.exists()
+        if not replaces:
+            _write_report(report, outputs)
+        if outputs.probability:
+            write_probability(result.probability, outputs.probability)
+        if outputs.picture:
+            write_picture(scan.image, result.mask, outputs.picture)
+        if replaces:
+            _write_report(report, outputs)
+        write_mask(result.mask, outputs.mask)
     report["seconds"]["write"] = round(time.perf_counter() - started, 3)
     return report
+
+
+@contextmanager
+def _nothing_left_of_a_failure(outputs: Outputs) -> Iterator[None]:
+    """Removes the files that were written before an error, or Ctrl+C, but for those that replaced one."""
+    new = [path for path in outputs.all if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _write_report(report: dict[str, Any], outputs: Outputs) -> None:

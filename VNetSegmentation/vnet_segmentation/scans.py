@@ -36,6 +36,10 @@ AIR_HU = (-1150.0, -850.0)
 CT_AIR_SHARE = 0.1
 """An image with at least this share of voxels around -1000 is taken for a CT in Hounsfield units."""
 
+MAX_OFFSET, CONTRASTS = 1e3, (1e-15, 1e15)
+"""Times its contrast that a scan's darkest voxel may be away from 0, and the contrasts, in its own unit, of which
+float32 keeps enough grey levels and can add up the squares."""
+
 DIRECTION_TOLERANCE = 2e-4
 """Largest error of the direction cosines' dot products. Cosines of four decimals are wrong by up to 1.7e-4; NIfTI keeps
 right angles only, and with more its mask would lie beside the scan by a tenth of a voxel."""
@@ -100,7 +104,8 @@ def check_scan(image: sitk.Image, name: str) -> sitk.Image:
         name: what the messages call it.
 
     Returns:
-        The same image as float32; `image` itself is not changed.
+        The same image as float32; `image` itself is not changed. Values of which float32 would lose the contrast, such
+        as 1e9 and a little more, are scaled to 0 to 1000.
 
     Raises:
         UserError: not 3D, several values per voxel, fewer than `MIN_SIDE_VOXELS` voxels or an extent outside of
@@ -125,7 +130,7 @@ def check_scan(image: sitk.Image, name: str) -> sitk.Image:
         )
     if MODALITY in image.GetMetaDataKeys() and image.GetMetaData(MODALITY).strip() == "CT":
         raise UserError(f"{name} is a CT. Give a T2-weighted MR scan.")
-    image = sitk.Cast(image, sitk.sitkFloat32)
+    image = _as_float32(image)
     _check_values(sitk.GetArrayViewFromImage(image), name)
     return image
 
@@ -235,6 +240,17 @@ def _times(values: Any) -> str:
 
 def _single_frame(image: sitk.Image) -> sitk.Image:
     return sitk.Extract(image, [*image.GetSize()[:3], 0]) if image.GetDimension() == 4 else image
+
+
+def _as_float32(image: sitk.Image) -> sitk.Image:
+    darkest, brightest = sitk.MinimumMaximum(image)
+    contrast = float(brightest) - darkest
+    offset = max(abs(darkest), abs(brightest))
+    # A constant image, or one with values that are not finite, is refused by what it is.
+    is_held = CONTRASTS[0] <= contrast <= CONTRASTS[1] and offset <= MAX_OFFSET * contrast
+    if is_held or not 0 < contrast < math.inf:
+        return sitk.Cast(image, sitk.sitkFloat32)
+    return sitk.Cast(sitk.ShiftScale(sitk.Cast(image, sitk.sitkFloat64), -darkest, 1000 / contrast), sitk.sitkFloat32)
 
 
 def _check_grid(image: sitk.Image | sitk.ImageFileReader, name: str) -> None:

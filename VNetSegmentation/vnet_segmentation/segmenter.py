@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vnet_segmentation.arrays import to_array
 from vnet_segmentation.bundle import load_bundle
-from vnet_segmentation.confidence import agreement, confidence_report
+from vnet_segmentation.confidence import agreement, confidence, confidence_report
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.inference import Predictor
@@ -39,7 +39,8 @@ even where both are wrong."""
 _LEAST_MOVE_MM = 2.0
 """Less is no other look."""
 _SMALLEST_GLAND_ML, _LARGEST_GLAND_ML = 10.0, 350.0
-"""Beyond either a person is told; less than the first is looked for elsewhere, too."""
+"""Beyond either a person is told; less than the first is looked for elsewhere, too, and what is more than the second is
+compared last."""
 _CONVINCING = 0.88
 """Of the agreement. Where there is no gland, the model may take something else for one, of up to about 60 ml, but two
 looks at it seldom agree so well; if they do not, the gland is looked for elsewhere."""
@@ -153,6 +154,10 @@ class Segmenter:
             measurements = measure(mask)
         warnings = list(self._predictor.steps_down)
         warnings += _warnings(mask, measurements.volume_ml, _gland(mean, look.grid, threshold), prepared)
+        # The levels were measured on axial scans.
+        most = "high" if _is_axial(prepared) else "medium"
+        # What the looks found may lie between the scan's voxels, or outside of it.
+        sure = confidence(look.probability, second, threshold) if measurements.volume_ml else 0.0
         device = self._predictor.device
         report = {
             "volume_ml": round(measurements.volume_ml, 2),
@@ -162,7 +167,7 @@ class Segmenter:
                 "craniocaudal": round(measurements.craniocaudal_mm, 1),
             },
             "ellipsoid_volume_ml": round(measurements.ellipsoid_ml, 2),
-            "confidence": confidence_report(look.probability, second, threshold),
+            "confidence": confidence_report(sure, most),
             "threshold": threshold,
             "model": {"name": self.description["name"], "sha256": self.description["weights"]["sha256"]},
             "device": {"name": device.name, "precision": device.precision, "reason": device.reason},
@@ -177,14 +182,14 @@ class Segmenter:
         finds = [self._examine(prepared, centre_mm(prepared), progress)]
         if finds[0].score >= _CONVINCING:
             return finds[0]
-        candidates: list[tuple[float, Point]] = []
+        candidates: list[tuple[bool, float, Point]] = []
         points = self._search_points(prepared)
         for number, point in enumerate(points):
             progress(0.5 + 0.3 * number / len(points), "Looking for the prostate in the rest of the scan")
             look = self._look(prepared, point)
             if look.gland_middle_mm is not None:
-                candidates.append((look.gland_ml, look.gland_middle_mm))
-        for _, middle_mm in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
+                candidates.append((look.gland_ml <= _LARGEST_GLAND_ML, look.gland_ml, look.gland_middle_mm))
+        for *_, middle_mm in sorted(candidates, key=lambda candidate: candidate[:2], reverse=True):
             known_mm = [find.look.gland_middle_mm for find in finds if find.look.gland_middle_mm is not None]
             if any(np.linalg.norm(middle_mm - known) < _SAME_GLAND_MM for known in known_mm):
                 continue
@@ -217,7 +222,7 @@ class Segmenter:
 
     def _look(self, prepared: sitk.Image, point_mm: Point) -> _Look:
         image, grid = crop(prepared, point_mm, self.preprocessing)
-        probability = self._predictor.probability(image)
+        probability = self._probability(image)
         gland = _gland(probability, grid)
         voxel_ml = math.prod(self.preprocessing.spacing_mm) / 1000
         volume_ml = np.count_nonzero(sitk.GetArrayViewFromImage(gland)) * voxel_ml
@@ -230,11 +235,16 @@ class Segmenter:
         middle = [(n - 1) / 2 + steps for n, steps in zip(self.preprocessing.size, (x, y, z), strict=True)]
         centre = np.array(look.grid.TransformContinuousIndexToPhysicalPoint(middle))
         shifted, _ = crop(prepared, centre, self.preprocessing)
-        seen = self._predictor.probability(shifted.flip(2)).flip(2)
+        seen = self._probability(shifted.flip(2)).flip(2)
         # At the near borders, which the shifted field does not reach, the first look stands.
         second = look.probability.clone()
         second[z:, y:, x:] = seen[:-z, :-y, :-x]
         return second
+
+    def _probability(self, image: Tensor) -> Tensor:
+        """The network's answer to a crop; none where that has no contrast, as in padding, of which the network, which
+        never saw such, takes half for a gland."""
+        return self._predictor.probability(image) if image.any() else torch.zeros_like(image)
 
     def _search_points(self, prepared: sitk.Image) -> list[Point]:
         """Centres of overlapping fields, but for the one in the middle, that cover the scan; the nearest to the middle
@@ -302,10 +312,15 @@ def _warnings(mask: sitk.Image, volume_ml: float, gland: sitk.Image, prepared: s
         warnings.append("The prostate reaches the border of the field that the model sees: part of it may be missing.")
     if not _SMALLEST_GLAND_ML <= volume_ml <= _LARGEST_GLAND_ML:
         warnings.append(f"{volume_ml:.0f} ml is unusual for a prostate: check the mask.")
-    x_mm, y_mm, z_mm = prepared.GetSpacing()
-    if max(x_mm, y_mm) > _THICK_SLICES * z_mm:
+    if not _is_axial(prepared):
         warnings.append("The slices are not axial: check the mask, unless the model was trained on such scans.")
     return warnings
+
+
+def _is_axial(prepared: sitk.Image) -> bool:
+    """Whether the slices lie across the patient, as far as the spacing tells."""
+    x_mm, y_mm, z_mm = prepared.GetSpacing()
+    return max(x_mm, y_mm) <= _THICK_SLICES * z_mm
 
 
 class _Stopwatch:

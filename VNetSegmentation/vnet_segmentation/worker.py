@@ -54,21 +54,27 @@ class Worker:
 
     def read(self, lines: Iterable[str]) -> None:
         """Queues requests until the input closes; runs beside `serve` in a thread of its own."""
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                request = json.loads(line)
-                command = request["command"]
-            except (ValueError, TypeError, KeyError):
-                self.send("error", id=None, code=ExitCode.USAGE, message=f"Not a request: {line.strip()[:200]}")
-                continue
-            if command == "cancel":
-                self._cancelled.add(request.get("id"))
-            else:
-                self._requests.put(request)
-        self._input_closed.set()
-        self._requests.put(None)
+        try:
+            for line in lines:
+                if line.strip():
+                    self._take(line)
+        finally:
+            self._input_closed.set()
+            self._requests.put(None)
+
+    def _take(self, line: str) -> None:
+        try:
+            request = json.loads(line)
+            command, identity = request["command"], request["id"]
+            if not isinstance(identity, str | int):
+                raise TypeError(f"not an id: {identity}")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self.send("error", id=None, code=ExitCode.USAGE, message=f"Not a request: {line.strip()[:200]}")
+            return
+        if command == "cancel":
+            self._cancelled.add(identity)
+        else:
+            self._requests.put(request)
 
     def serve(self, commands: dict[str, Command], idle_s: float) -> None:
         """Answers requests, one after another, until the input closes or nothing was asked for `idle_s`."""
