@@ -23,7 +23,7 @@ import SimpleITK as sitk
 from desktop import install
 from desktop.fixtures import Desktop, python_slicer
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "Docs" / "pictures"
@@ -60,7 +60,7 @@ def _segment(desktop: Desktop, folder: Path) -> None:
     import slicer
     from PySide6 import QtGui
 
-    from vnet_segmentation.picture import write_picture
+    from vnet_segmentation.images.picture import write_picture
 
     scan, _ = make_phantom(SEED, GRID)
     file = folder / "t2_tse_tra.nrrd"

@@ -15,11 +15,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "VNetSegmentation"))
 
-from vnet_segmentation import cli, errors
-from vnet_segmentation.appearance import AppearanceSettings
-from vnet_segmentation.deformation import DeformationSettings
-from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.recipe import Recipe
+from vnet_segmentation import errors
+from vnet_segmentation.cli import main as cli
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.training.appearance import AppearanceSettings
+from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.recipe import Recipe
 
 PAGE = Path(__file__).resolve().parent / "commands.md"
 
@@ -41,7 +42,7 @@ def make_page() -> str:
         parts += [f"### {name}", str(parser.description), _table(("argument", "meaning"), _arguments(parser))]
     parts += ["## Exit codes", _table(("code", "name", "meaning"), _exit_codes())]
     parts.append("## Recipes")
-    folder = "VNetSegmentation/vnet_segmentation/presets/recipes"
+    folder = "VNetSegmentation/vnet_segmentation/training/recipes"
     parts.append(f"A recipe is a JSON file in `{folder}`. Axis order of sizes and lengths: x, y, z.")
     for heading, settings in (
         ("recipe", Recipe),

@@ -16,7 +16,7 @@ import pytest
 from PySide6.QtGui import QImage, QPainter
 from PySide6.QtSvg import QSvgRenderer
 
-from vnet_segmentation.model_library import bundled_models_folder
+from vnet_segmentation.models.library import bundled_models_folder
 from vnet_segmentation.user_folders import MODELS_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]

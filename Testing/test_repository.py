@@ -8,70 +8,48 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import vnet_segmentation
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "VNetSegmentation" / "vnet_segmentation"
 
 _FOREIGN = {"slicer", "qt", "ctk", "vtk", "PySide6", "monai", "scipy", "matplotlib"}
 
-# Each layer imports only from itself and from those before it.
-_LAYERS = (
-    {
-        "errors",
-        "atomic",
-        "paths",
-        "arrays",
-        "volume_exchange",
-        "processes",
-        "improvement",
-        "user_folders",
-        "worker_protocol",
-        "terminal",
-    },
-    {
-        "network",
-        "loss",
-        "deformation",
-        "appearance",
-        "metrics",
-        "measurements",
-        "preprocessing",
-        "phantom",
-        "confidence",
-        "masks",
-        "quantisation",
-        "model_card",
-        "dice_histogram",
-    },
-    {
-        "device",
-        "inference",
-        "recipe",
-        "checkpoint",
-        "scans",
-        "file_headers",
-        "dicom",
-        "mask_files",
-        "picture",
-        "dataset",
-        "dataset_splits",
-        "training_split",
-        "bundle",
-    },
-    {"model_library", "segmenter", "training_cache", "training_plan", "training_state", "evaluation"},
-    {"augmentation", "training", "model_files", "training_description"},
-    {"scan_job", "batch_cases", "batch_tables", "batch", "demo", "train_model", "training_folder"},
-    {"cluster", "crossvalidation", "training_preview"},
-    {"model_commands", "training_commands"},
-    {"worker_commands", "cli_commands"},
-    {"worker", "cli"},
-    {"__main__"},
+# Each package imports only from those before it; "" stands for the modules beside the packages.
+_PACKAGES = (
+    "",
+    "images",
+    "network",
+    "models",
+    "segmentation",
+    "datasets",
+    "evaluation",
+    "training",
+    "batch",
+    "worker",
+    "cli",
 )
+_ENGINE_FILES = sorted(ENGINE.rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    """Dotted name below the engine; a package's own file counts as the package."""
+    parts = path.relative_to(ENGINE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0] if module.partition(".")[0] in _PACKAGES else ""
 
 
 def _imported_modules(path: Path) -> set[str]:
@@ -84,30 +62,29 @@ def _imported_modules(path: Path) -> set[str]:
     return names
 
 
+def _own_imports(path: Path) -> set[str]:
+    names = {name.removeprefix("vnet_segmentation.") for name in _imported_modules(path)}
+    return names & {_module(file) for file in _ENGINE_FILES}
+
+
 def test_no_module_of_the_engine_imports_itself_in_a_circle():
-    names = {path.stem for path in ENGINE.glob("*.py")}
-    imports = {
-        path.stem: {name.split(".")[1] for name in _imported_modules(path) if name.startswith("vnet_segmentation.")}
-        & names
-        for path in ENGINE.glob("*.py")
-    }
-    graphlib.TopologicalSorter(imports).prepare()
+    graphlib.TopologicalSorter({_module(path): _own_imports(path) for path in _ENGINE_FILES}).prepare()
 
 
-def test_every_module_of_the_engine_has_a_layer():
-    assert set().union(*_LAYERS) == {path.stem for path in ENGINE.glob("*.py")} - {"__init__"}
+def test_every_package_of_the_engine_has_its_place():
+    assert set(_PACKAGES) - {""} == {path.parent.name for path in ENGINE.glob("*/__init__.py")}
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _ENGINE_FILES, ids=_module)
 def test_imports_point_downwards(path):
-    imported = _imported_modules(path)
-    assert not {name.split(".")[0] for name in imported} & _FOREIGN
-    rank = {module: i for i, layer in enumerate(_LAYERS) for module in layer}
-    own = {name.split(".")[1] for name in imported if name.startswith("vnet_segmentation.")} & set(rank)
-    assert [module for module in own if rank[module] > rank.get(path.stem, len(_LAYERS))] == []
+    assert not {name.split(".")[0] for name in _imported_modules(path)} & _FOREIGN
+    if path.name == "__main__.py":
+        return
+    rank = _PACKAGES.index(_package(_module(path)))
+    assert [module for module in _own_imports(path) if _PACKAGES.index(_package(module)) > rank] == []
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _ENGINE_FILES, ids=_module)
 def test_numpy_and_torch_meet_in_one_place(path):
     """torch 2.2, which is all that Intel Macs get, refuses these where numpy is 2."""
     refused = {"from_numpy", "numpy", "__array__"}
@@ -115,12 +92,19 @@ def test_numpy_and_torch_meet_in_one_place(path):
     assert used & refused == set()
 
 
-def test_every_preset_and_model_is_in_a_pattern_of_the_package_data():
-    text = (ROOT / "pyproject.toml").read_text("utf-8")
-    assert '"presets/*.json", "presets/recipes/*.json"' in text
-    assert '"vnet_segmentation.models" = ["*.txt", "*/*"]' in text
-    stray = [path for path in (ENGINE / "presets").rglob("*") if path.is_file() and path.suffix != ".json"]
-    assert stray == []
+def test_every_package_and_every_file_of_data_is_in_the_wheel():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    own = {"vnet_segmentation", *(f"vnet_segmentation.{name}" for name in _PACKAGES if name)}
+    assert set(setuptools["packages"]) == own | {"vnet_segmentation.bundled_models"}
+    packed = {
+        file
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for file in (ENGINE.parent / package.replace(".", "/")).glob(pattern)
+    }
+    data = {path for path in ENGINE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data == packed
+    assert setuptools["package-data"]["vnet_segmentation.bundled_models"] == ["*.txt", "*/*"]
 
 
 def test_the_repository_holds_no_images_and_no_pickles():
@@ -189,7 +173,7 @@ def test_the_page_of_commands_is_the_codes():
 
 
 def test_the_reference_names_every_field_of_a_report():
-    source = (ENGINE / "segmenter.py").read_text("utf-8") + (ENGINE / "scan_job.py").read_text("utf-8")
+    source = "".join((ENGINE / "segmentation" / name).read_text("utf-8") for name in ("segmenter.py", "scan_job.py"))
     assigned = set(re.findall(r'^ +"(\w+)": ', source, re.M)) | set(re.findall(r'report\["(\w+)"\] =', source))
     reference = (ROOT / "Docs" / "reference.md").read_text("utf-8")
     assert assigned

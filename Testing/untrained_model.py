@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from vnet_segmentation.bundle import save_bundle
-from vnet_segmentation.network import VNet
-from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.models.bundle import save_bundle
+from vnet_segmentation.network.vnet import VNet
 
 
 def save_untrained_model(

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 SCRIPT = Path(__file__).resolve().parents[2] / "VNetSegmentation" / "Scripts" / "train.py"
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from desktop.panel_user import PanelUser
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 SHAPE_KJI = (10, 20, 30)
 

@@ -7,7 +7,7 @@ import csv
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 
 @pytest.fixture(scope="module")

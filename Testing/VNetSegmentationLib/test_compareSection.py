@@ -6,7 +6,7 @@ import numpy as np
 
 
 def test_the_mask_is_compared_with_what_it_was_before_correction(segmented, desktop):
-    from vnet_segmentation.metrics import compare
+    from vnet_segmentation.images.metrics import compare
     from VNetSegmentationLib.prostateSegment import ProstateSegment
 
     assert not segmented.ui.compareButton.enabled

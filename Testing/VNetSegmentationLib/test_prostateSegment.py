@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-PRESET = Path(__file__).resolve().parents[2] / "VNetSegmentation/vnet_segmentation/presets/prostate_segment.json"
+PRESET = Path(__file__).resolve().parents[2] / "VNetSegmentation/vnet_segmentation/images/prostate_segment.json"
 
 
 @pytest.fixture

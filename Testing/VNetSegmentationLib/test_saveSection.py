@@ -61,7 +61,7 @@ def test_a_volume_without_a_file_asks_for_a_folder(segmented, desktop):
 
 
 def test_a_corrected_case_becomes_a_training_case(segmented, desktop, tmp_path, phantom):
-    from vnet_segmentation.dataset import check_cases, find_cases
+    from vnet_segmentation.datasets.dataset import check_cases, find_cases
 
     segmented.ui.trainingFolderPath.currentPath = ""
     desktop.click(segmented.ui.addToTrainingButton)

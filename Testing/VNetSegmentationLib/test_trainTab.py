@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 GRID = PhantomGrid(size=(80, 80, 20), spacing_mm=(1.2, 1.2, 3.6))
 

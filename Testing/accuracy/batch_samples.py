@@ -1,4 +1,4 @@
-"""Training samples in batches that never wait for the GPU: what `vnet_segmentation.augmentation` makes one at a time.
+"""Training samples in batches that never wait for the GPU: what `augmentation` makes one at a time.
 
 There, each sample is drawn on the CPU, and only what it needs is computed. Here all that is random comes in as tensors
 of numbers, every change is computed for every sample, and where it is off it does nothing: the same operations in the
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vnet_segmentation.appearance import N_QUANTILES
-from vnet_segmentation.deformation import N_COEFFICIENTS, bspline_basis
-from vnet_segmentation.recipe import Recipe
-from vnet_segmentation.training_cache import TrainingCase
+from vnet_segmentation.training.appearance import N_QUANTILES
+from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.deformation import N_COEFFICIENTS, bspline_basis
+from vnet_segmentation.training.recipe import Recipe
 
 N_UNIFORM, N_NORMAL = 40, 3 * N_COEFFICIENTS**3
 """Random numbers of a sample, the last few uniform ones unused."""

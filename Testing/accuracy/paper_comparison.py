@@ -22,15 +22,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
-from vnet_segmentation.appearance import AppearanceSettings
-from vnet_segmentation.dataset import find_cases
-from vnet_segmentation.dataset_splits import folds
-from vnet_segmentation.deformation import DeformationSettings
+from vnet_segmentation.datasets.dataset import find_cases
 from vnet_segmentation.device import choose_device, set_cpu_threads
-from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.recipe import Recipe, load_recipe
-from vnet_segmentation.training import Progress, TrainingRun
-from vnet_segmentation.training_cache import load_cases
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.training.appearance import AppearanceSettings
+from vnet_segmentation.training.cache import load_cases
+from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.folds import folds
+from vnet_segmentation.training.recipe import Recipe, load_recipe
+from vnet_segmentation.training.training_run import Progress, TrainingRun
 
 FIELD = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(64, 64, 32))
 # The paper's recipe, but for optimiser, normalisation and length.

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from degradations import DEGRADATIONS, degrade
 
-from vnet_segmentation.dataset import Case, find_cases
+from vnet_segmentation.datasets.dataset import Case, find_cases
 from vnet_segmentation.device import choose_device, set_cpu_threads
-from vnet_segmentation.mask_files import read_mask
-from vnet_segmentation.metrics import compare
-from vnet_segmentation.model_library import find_model
-from vnet_segmentation.picture import write_picture
-from vnet_segmentation.scans import read_scan
-from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.images.mask_files import read_mask
+from vnet_segmentation.images.metrics import compare
+from vnet_segmentation.images.picture import write_picture
+from vnet_segmentation.images.scans import read_scan
+from vnet_segmentation.models.library import find_model
+from vnet_segmentation.segmentation.segmenter import Segmenter
 
 
 def main() -> None:

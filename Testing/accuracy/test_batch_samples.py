@@ -9,9 +9,9 @@ import torch
 from accuracy.batch_samples import N_NORMAL, N_UNIFORM, BatchMaker, CaseTable, SampleParameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vnet_segmentation.augmentation import Sample, draw_sample, make_sample
-from vnet_segmentation.recipe import load_recipe
-from vnet_segmentation.training_cache import TrainingCase
+from vnet_segmentation.training.augmentation import Sample, draw_sample, make_sample
+from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.recipe import load_recipe
 
 RECIPE = load_recipe("default")
 SHAPE = (16, 32, 32)

@@ -11,7 +11,7 @@ import pytest
 from accuracy import paper_comparison
 from accuracy.paper_comparison import BASE, VARIANTS, format_curves
 
-from vnet_segmentation.training import Progress
+from vnet_segmentation.training.training_run import Progress
 
 
 def test_each_variant_changes_one_thing() -> None:

@@ -14,16 +14,16 @@ from accuracy.batch_samples import CaseTable
 from accuracy.train_side_by_side import Member, instance_normalisation, main, train
 from torch import nn
 
-from vnet_segmentation.bundle import read_description
-from vnet_segmentation.crossvalidation import cross_validate
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, UserError
-from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.recipe import load_recipe
-from vnet_segmentation.scans import read_scan, voxel_hash
-from vnet_segmentation.training_cache import TrainingCase
-from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.images.scans import read_scan, voxel_hash
+from vnet_segmentation.models.bundle import read_description
+from vnet_segmentation.network.loss import LOSSES
+from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.crossvalidation import cross_validate
+from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.recipe import load_recipe
 
 RECIPE = replace(
     load_recipe("default"),

@@ -31,17 +31,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from accuracy.batch_samples import N_NORMAL, N_UNIFORM, BatchMaker, CaseTable
 
-from vnet_segmentation import network
-from vnet_segmentation.bundle import check_destination, save_bundle
-from vnet_segmentation.crossvalidation import claim_folds
-from vnet_segmentation.dataset import Case, find_cases, refuse_problems
-from vnet_segmentation.dataset_splits import folds, site_folds
+from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.loss import LOSSES
-from vnet_segmentation.network import VNet
-from vnet_segmentation.recipe import Recipe, load_recipe
-from vnet_segmentation.training_cache import SyntheticCases, load_cases
-from vnet_segmentation.training_plan import TrainingOptions
+from vnet_segmentation.models.bundle import check_destination, save_bundle
+from vnet_segmentation.network import vnet as network
+from vnet_segmentation.network.loss import LOSSES
+from vnet_segmentation.network.vnet import VNet
+from vnet_segmentation.training.cache import SyntheticCases, load_cases
+from vnet_segmentation.training.crossvalidation import claim_folds
+from vnet_segmentation.training.folds import folds, site_folds
+from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.recipe import Recipe, load_recipe
 
 Part = tuple[list[Case], list[Case]]
 """What a model learns from, and what it has not seen."""

@@ -28,14 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from peak_memory import peak_memory_gb
 
-from vnet_segmentation.bundle import load_bundle
-from vnet_segmentation.deformation import DeformationSettings, deform, sample_deformation
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.metrics import compare
-from vnet_segmentation.model_library import find_model
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.preprocessing import Preprocessing, centre_mm, grid_around, prepare
-from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.images.metrics import compare
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.preprocessing import Preprocessing, centre_mm, grid_around, prepare
+from vnet_segmentation.models.bundle import load_bundle
+from vnet_segmentation.models.library import find_model
+from vnet_segmentation.segmentation.segmenter import Segmenter
+from vnet_segmentation.training.deformation import DeformationSettings, deform, sample_deformation
 
 SCAN = PhantomGrid(size=(320, 320, 24), spacing_mm=(0.625, 0.625, 3.3))
 SHAPE = (64, 128, 128)

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from peak_memory import peak_memory_gb
 
-from vnet_segmentation.bundle import load_bundle
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.model_library import find_model
-from vnet_segmentation.network import VNet
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.models.bundle import load_bundle
+from vnet_segmentation.models.library import find_model
+from vnet_segmentation.network.vnet import VNet
+from vnet_segmentation.segmentation.segmenter import Segmenter
 
 PAPER_SHAPE = (1, 1, 64, 128, 128)
 """128 x 128 x 96 mm in voxels of 1 x 1 x 1.5 mm."""

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from peak_memory import peak_memory_gb
 
-from vnet_segmentation.appearance import AppearanceSettings
-from vnet_segmentation.deformation import DeformationSettings
 from vnet_segmentation.device import choose_device, set_cpu_threads
-from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.recipe import Recipe, load_recipe
-from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import SyntheticCases
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.training.appearance import AppearanceSettings
+from vnet_segmentation.training.cache import SyntheticCases
+from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.recipe import Recipe, load_recipe
+from vnet_segmentation.training.training_run import TrainingRun
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
 # A field as large as the network's: the gland is not searched for, which takes up to a minute.

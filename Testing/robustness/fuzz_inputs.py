@@ -28,7 +28,7 @@ import SimpleITK as sitk
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.scans import read_scan
+from vnet_segmentation.images.scans import read_scan
 
 FORMATS = (".nii", ".nii.gz", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", "dicom")
 _TIMEOUT_S = 20.0

@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation"))
 
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
-from vnet_segmentation.volume_exchange import write_exchange
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.volume_exchange import write_exchange
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
 # Fields as large as the network's: the gland is not searched for, which takes up to a minute.

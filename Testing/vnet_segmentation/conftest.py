@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 from untrained_model import save_untrained_model
 
-from vnet_segmentation.batch_tables import TABLE_NAME
+from vnet_segmentation.batch.tables import TABLE_NAME
 from vnet_segmentation.device import choose_device
-from vnet_segmentation.inference import Predictor
-from vnet_segmentation.preprocessing import Preprocessing
-from vnet_segmentation.segmenter import Segmenter
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.segmentation.inference import Predictor
+from vnet_segmentation.segmentation.segmenter import Segmenter
 
 
 @pytest.fixture

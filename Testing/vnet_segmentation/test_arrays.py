@@ -55,7 +55,7 @@ def refuse(*arguments, **options):
     raise RuntimeError("Numpy is not available")
 
 torch.from_numpy = torch.Tensor.numpy = torch.Tensor.__array__ = refuse
-from vnet_segmentation.cli import run
+from vnet_segmentation.cli.main import run
 sys.exit(run(["demo", "-o", sys.argv[1], "--device", "cpu"]))
 """
 

@@ -18,11 +18,11 @@ import sys
 from dataclasses import replace
 import torch
 from vnet_segmentation.device import Device
-from vnet_segmentation.preprocessing import Preprocessing
+from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.processes import join_processes
-from vnet_segmentation.recipe import load_recipe
-from vnet_segmentation.training import TrainingRun
-from vnet_segmentation.training_cache import TrainingCase
+from vnet_segmentation.training.recipe import load_recipe
+from vnet_segmentation.training.training_run import TrainingRun
+from vnet_segmentation.training.cache import TrainingCase
 
 def make_case(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ import tempfile
 
 from slicer.i18n import tr as _
 
-from vnet_segmentation.volume_exchange import read_exchange
+from vnet_segmentation.images.volume_exchange import read_exchange
 from VNetSegmentationLib.shownCase import ShownCase
 from VNetSegmentationLib.workerClient import Job
 from VNetSegmentationLib.wrappedText import showWrapped

@@ -3,7 +3,7 @@
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.metrics import compare
+from vnet_segmentation.images.metrics import compare
 from VNetSegmentationLib import reportText
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentChoice import SegmentChoice

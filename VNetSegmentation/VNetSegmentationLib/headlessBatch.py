@@ -10,7 +10,7 @@ from pathlib import Path
 import slicer
 
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.mask_files import write_scan
+from vnet_segmentation.images.mask_files import write_scan
 from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine
 from VNetSegmentationLib.maskName import fileName
 from VNetSegmentationLib.volumeNodes import imageFromVolume, scanVolumes, volumeProblem

@@ -6,7 +6,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.mask_files import MASK_SUFFIX
+from vnet_segmentation.images.mask_files import MASK_SUFFIX
 
 FORMATS = (MASK_SUFFIX, ".nii.gz", ".nrrd")
 DEFAULT_PATTERN = "{scan}_prostate"

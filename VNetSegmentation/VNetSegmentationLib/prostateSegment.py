@@ -21,7 +21,7 @@ and loaded, too."""
 MODEL_TAG = "VNetSegmentation.Model"
 """Segment tag: name and hash of the model that the mask is of."""
 
-_PRESET = Path(vnet_segmentation.__file__).parent / "presets" / "prostate_segment.json"
+_PRESET = Path(vnet_segmentation.__file__).parent / "images" / "prostate_segment.json"
 
 
 def readingProblem(segmentationNode, volumeNode) -> str | None:

@@ -2,8 +2,8 @@
 
 from slicer.i18n import tr as _
 
-from vnet_segmentation.measurements import Measurements
-from vnet_segmentation.metrics import Comparison
+from vnet_segmentation.images.measurements import Measurements
+from vnet_segmentation.images.metrics import Comparison
 
 _LEVELS = {"high": _("high"), "medium": _("medium"), "low": _("low")}
 

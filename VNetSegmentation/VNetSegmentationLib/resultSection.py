@@ -4,7 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.measurements import measure
+from vnet_segmentation.images.measurements import measure
 from VNetSegmentationLib import reportText
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentationResult import SegmentationResult

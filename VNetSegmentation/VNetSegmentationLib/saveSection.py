@@ -4,10 +4,10 @@ import logging
 
 from slicer.i18n import tr as _
 
+from vnet_segmentation.datasets.case_folder import add_case
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.mask_files import write_mask
-from vnet_segmentation.scans import scan_stem
-from vnet_segmentation.training_folder import add_case
+from vnet_segmentation.images.mask_files import write_mask
+from vnet_segmentation.images.scans import scan_stem
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import ask, tellError
 from VNetSegmentationLib.maskName import DEFAULT_PATTERN, FORMATS, maskPath

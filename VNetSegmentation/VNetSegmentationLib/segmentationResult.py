@@ -2,7 +2,7 @@
 
 import SimpleITK as sitk
 
-from vnet_segmentation.masks import mask_from_probability, smooth_probability
+from vnet_segmentation.images.masks import mask_from_probability, smooth_probability
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 
 SMOOTHING_SIGMA_MM = 1.0

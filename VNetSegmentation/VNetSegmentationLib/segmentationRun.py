@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.volume_exchange import read_exchange, write_exchange
+from vnet_segmentation.images.volume_exchange import read_exchange, write_exchange
 from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation, segmentationProblem
 from VNetSegmentationLib.segmentationResult import SegmentationResult
 from VNetSegmentationLib.volumeNodes import imageFromVolume

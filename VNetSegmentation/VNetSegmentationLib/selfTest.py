@@ -4,8 +4,8 @@ import unittest
 
 import slicer
 
-from vnet_segmentation.metrics import dice
-from vnet_segmentation.phantom import PhantomGrid, make_phantom
+from vnet_segmentation.images.metrics import dice
+from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 from VNetSegmentationLib.dependencies import REQUIREMENTS, installationAdvice, missingPackages
 from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.volumeNodes import addVolume

@@ -8,13 +8,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from vnet_segmentation.dataset import Case
+from vnet_segmentation.datasets.case_folder import add_case
+from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.mask_files import read_mask
-from vnet_segmentation.metrics import check_same_grid
-from vnet_segmentation.scans import read_scan
-from vnet_segmentation.training_folder import add_case
-from vnet_segmentation.training_split import TrainingPlan, split_cases
+from vnet_segmentation.images.mask_files import read_mask
+from vnet_segmentation.images.metrics import check_same_grid
+from vnet_segmentation.images.scans import read_scan
+from vnet_segmentation.training.splits import TrainingPlan, split_cases
 from vnet_segmentation.user_folders import training_cases_folder
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import tellError
@@ -84,7 +84,7 @@ class TrainingCases:
 
     @property
     def label(self) -> int | None:
-        """See ``vnet_segmentation.mask_files.read_mask``."""
+        """See ``vnet_segmentation.images.mask_files.read_mask``."""
         value = chosen(self._ui.prostateLabelComboBox)
         return int(value) if value else None
 

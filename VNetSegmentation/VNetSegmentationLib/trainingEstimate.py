@@ -14,7 +14,7 @@ class TrainingEstimate:
         client: of the worker that measures.
         worker: see `panelWorker.PanelWorker`.
         cases: `trainingCases.TrainingCases`.
-        options: gives the base model, see ``vnet_segmentation.training_commands``.
+        options: gives the base model, see ``vnet_segmentation.worker.training_commands``.
     """
 
     def __init__(self, ui, client, worker, cases, options):

@@ -12,8 +12,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from vnet_segmentation.dicom import names_t2
-from vnet_segmentation.scans import SCAN_SUFFIXES
+from vnet_segmentation.images.dicom import names_t2
+from vnet_segmentation.images.scans import SCAN_SUFFIXES
 
 _MADE_HERE = "VNetSegmentation.Made"
 """Node attribute of volumes that are results."""

@@ -22,7 +22,7 @@ class Job:
     """A request to the worker. One of the last three callbacks comes, once.
 
     Args:
-        command: one of ``vnet_segmentation.worker_commands``.
+        command: one of ``vnet_segmentation.worker.commands``.
         fields: of the request, fit for JSON.
         onProgress: gets a fraction from 0 to 1 and a sentence.
         onCase: gets the fields of an event "case", of a batch or of training cases.

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Runs the command line on the program's arguments; returns the exit code."""
     try:
-        from vnet_segmentation.cli import run
+        from vnet_segmentation.cli.main import run
 
         return run(sys.argv[1:])
     except KeyboardInterrupt:

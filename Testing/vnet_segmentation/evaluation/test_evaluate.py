@@ -1,0 +1,295 @@
+"""Results meet their references by name; tables say what came out, missed glands included."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.evaluation.evaluate import (
+    Row,
+    compare_results,
+    evaluate_cases,
+    format_table,
+    summarise,
+    write_table,
+)
+from vnet_segmentation.images.metrics import Agreement, Comparison, compare
+from vnet_segmentation.segmentation.segmenter import Segmenter
+
+SIZE = (40, 36, 12)
+SPACING_MM = (1.0, 1.0, 3.0)
+
+
+def mask(shift: int = 0) -> sitk.Image:
+    """A box of 10 x 10 x 6 voxels, shifted along x."""
+    array = np.zeros(SIZE[::-1], np.uint8)
+    array[3:9, 10:20, 10 + shift : 20 + shift] = 1
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING_MM)
+    return image
+
+
+def scan() -> sitk.Image:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 1000, SIZE[::-1]).astype(np.int16))
+    image.SetSpacing(SPACING_MM)
+    return image
+
+
+def write(image: sitk.Image, *paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path))
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    """Case00 of site A, Case01 of site B and Case02 of neither; their gland is `mask()`."""
+    data = tmp_path / "data"
+    for name in ("Case00", "Case01", "Case02"):
+        write(scan(), data / f"{name}.nii.gz")
+        write(mask(), data / f"{name}_segmentation.nii.gz")
+    (data / "cases.csv").write_text("case,site\nCase00,A\nCase01,B\n")
+    return find_cases(data)
+
+
+def row(case: str, site: str, dice: float, volume_percent: float) -> Row:
+    """Distances grow as the Dice falls; base and apex are a little worse than the whole."""
+    whole = Agreement(dice, 10 * (1 - dice), 5 * (1 - dice), volume_percent)
+    return Row(case, site, Comparison(whole, replace(whole, dice=dice - 0.1), replace(whole, dice=dice - 0.2)))
+
+
+ROWS = [row("Case00", "UCL", 0.9, 10.0), row("Case01", "HK", 0.8, -30.0), row("Case02", "UCL", 0.7, 5.0)]
+
+
+def test_a_row_has_every_metric(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "results" / "Case00_prostate.nii.gz")
+    (found,) = compare_results(tmp_path / "results", cases[:1])
+    assert (found.case, found.site, found.comparison) == ("Case00", "A", compare(mask(1), mask()))
+    metrics = found.metrics()
+    names = ["dice", "hausdorff95_mm", "average_boundary_distance_mm", "relative_volume_difference_percent"]
+    assert list(metrics) == [part + name for part in ("", "base_", "apex_") for name in names]
+    # The boxes have 9 of 10 columns in common, in every slice.
+    assert metrics["dice"] == metrics["base_dice"] == metrics["apex_dice"] == pytest.approx(0.9)
+
+
+def test_cases_are_segmented_and_compared(cases: list[Case]) -> None:
+    thresholds = []
+
+    def segment(image: sitk.Image, threshold: float) -> SimpleNamespace:
+        thresholds.append(threshold)
+        report = {"confidence": {"value": 0.7, "level": "low"}, "model": {"name": "m", "sha256": "abc"}}
+        return SimpleNamespace(mask=mask(2), report=report)
+
+    rows = list(evaluate_cases(cast(Segmenter, SimpleNamespace(segment=segment)), cases, threshold=0.4))
+    # 8 of 10 columns in common.
+    assert [(r.case, r.site, r.metrics()["dice"]) for r in rows] == [
+        ("Case00", "A", pytest.approx(0.8)),
+        ("Case01", "B", pytest.approx(0.8)),
+        ("Case02", "", pytest.approx(0.8)),
+    ]
+    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.7, "abc")] * 3
+    assert thresholds == [0.4] * 3
+
+
+def test_a_scan_and_a_reference_on_other_grids_are_named_before_any_work(cases: list[Case]) -> None:
+    moved = mask()
+    moved.SetOrigin((5, 0, 0))
+    write(moved, cases[0].mask)
+    with pytest.raises(UserError, match=r"Case00\.nii\.gz is not on the grid of .*Case00_segmentation\.nii\.gz"):
+        next(evaluate_cases(cast(Segmenter, None), cases))
+
+
+def test_results_are_paired_by_name(cases: list[Case], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write(mask(1), results / "Case00_prostate.nii.gz")
+    write(mask(2), results / "Case01_segmentation.mha")
+    write(mask(3), results / "Case02.nrrd")
+    # Other files that a batch leaves there.
+    write(sitk.Cast(mask(), sitk.sitkFloat32), results / "Case00_probability.nii.gz")
+    (results / "results.csv").write_text("scan\n")
+    rows = list(compare_results(results, cases))
+    assert [(r.case, r.site) for r in rows] == [("Case00", "A"), ("Case01", "B"), ("Case02", "")]
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_a_report_beside_a_result_has_its_confidence_and_model(cases: list[Case], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write(mask(1), *(results / f"{case.name}_prostate.nii.gz" for case in cases))
+    (results / "Case00_prostate.json").write_text(
+        '{"confidence": {"value": 0.9, "level": "medium"}, "model": {"name": "m", "sha256": "abc"}}'
+    )
+    # Of other programs.
+    (results / "Case01_prostate.json").write_text('["confidence"]')
+    (results / "Case02_prostate.json").write_text('{"confidence": {"value": 95}}')
+    rows = list(compare_results(results, cases))
+    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.9, "abc"), (None, None), (None, None)]
+
+
+def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> None:
+    folder = cases[0].mask.parent
+    for case in cases:
+        write(mask(1), folder / f"{case.name}_prostate.nii.gz")
+    assert [r.metrics()["dice"] for r in compare_results(folder, cases)] == pytest.approx([0.9] * 3)
+
+
+def test_results_named_after_the_image_of_a_case(tmp_path: Path) -> None:
+    # nnU-Net's images carry the channel, its labels and cases do not.
+    write(scan(), tmp_path / "imagesTr" / "p_001_0000.nii.gz")
+    write(mask(), tmp_path / "labelsTr" / "p_001.nii.gz")
+    write(mask(1), tmp_path / "results" / "p_001_0000_prostate.nii.gz")
+    (found,) = compare_results(tmp_path / "results", find_cases(tmp_path))
+    assert (found.case, found.metrics()["dice"]) == ("p_001", pytest.approx(0.9))
+
+
+def test_a_missing_result_is_a_missed_gland(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(mask(), tmp_path / "results" / "Case00_prostate.nii.gz", tmp_path / "results" / "Case02_prostate.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        rows = list(compare_results(tmp_path / "results", cases))
+    # 40 x 36 x 12 voxels of 1 x 1 x 3 mm: 40 x 36 x 36 mm.
+    far_mm = math.sqrt(40**2 + 36**2 + 36**2)
+    assert [r.case for r in rows] == ["Case00", "Case01", "Case02"]
+    assert asdict(rows[1].comparison.whole) == pytest.approx(asdict(Agreement(0.0, far_mm, far_mm, -100.0)))
+    assert "missed" in caplog.text
+    assert "Case01" in caplog.text
+    assert "Case00" not in caplog.text
+
+
+def test_a_result_without_a_case_is_named(cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("Case00", "Case01", "Case02", "Case77"):
+        write(mask(), tmp_path / "results" / f"{name}_prostate.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        assert len(list(compare_results(tmp_path / "results", cases))) == 3
+    (record,) = caplog.records
+    assert "Case77_prostate.nii.gz" in record.getMessage()
+
+
+def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(), tmp_path / "results" / "Case00.nii.gz", tmp_path / "results" / "Case00_prostate.nii.gz")
+    with pytest.raises(UserError, match=r"Case00 has two results .*Case00\.nii\.gz and Case00_prostate\.nii\.gz"):
+        compare_results(tmp_path / "results", cases)
+
+
+def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz"):
+        compare_results(tmp_path / "results", cases)
+    with pytest.raises(UserError, match="no folder"):
+        compare_results(tmp_path / "nowhere", cases)
+
+
+def test_a_result_on_another_grid_is_named(cases: list[Case], tmp_path: Path) -> None:
+    write(mask()[:, :, 1:], tmp_path / "results" / "Case00_prostate.nii.gz")
+    with pytest.raises(
+        UserError, match=r"Case00_prostate\.nii\.gz is not on the grid of .*Case00_segmentation\.nii\.gz: 40 x 36 x 11"
+    ):
+        list(compare_results(tmp_path / "results", cases))
+
+
+def test_table_has_a_line_per_case_then_sites_mean_and_worst() -> None:
+    lines = format_table(ROWS).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[2].split() == ["Case00", "UCL", "0.900", "1.00", "0.50", "+10.0", "0.800", "1.00", "0.700", "1.00"]
+    # Means of Case01 alone, of Case00 and Case02, of all three; the worst is Case02 but for the volume.
+    assert lines[6].split()[:8] == ["mean", "of", "1", "HK", "0.800", "2.00", "1.00", "-30.0"]
+    assert lines[7].split()[:8] == ["mean", "of", "2", "UCL", "0.800", "2.00", "1.00", "+7.5"]
+    assert lines[8].split()[:8] == ["mean", "of", "3", "all", "0.800", "2.00", "1.00", "-5.0"]
+    assert lines[9].split() == ["worst", "0.700", "3.00", "1.50", "-30.0", "0.600", "3.00", "0.500", "3.00"]
+    # (10 + 30 + 5) / 3.
+    assert lines[10].endswith("15.0 %")
+
+
+def test_columns_of_the_table_stand_below_their_headings() -> None:
+    lines = format_table(ROWS).splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1
+
+
+def test_table_says_what_the_confidence_is_worth() -> None:
+    confidence_and_dice = [(0.5, 0.6), (0.6, 0.7), (0.7, 0.84), (0.95, 0.8), (0.95, 0.9)]
+    # On the limits: high, and no poor mask.
+    confidence_and_dice += [(0.94, 0.85), (0.939, 0.86), (0.2, 0.95)]
+    rows = [replace(row("", "", dice, 0.0), confidence=confidence) for confidence, dice in confidence_and_dice]
+    # Ranks 2 3 4 7.5 7.5 6 5 1 and 1 2 4 3 7 5 6 8: their covariance 5 over sqrt(41.5 * 42).
+    assert format_table(rows).splitlines()[-2:] == [
+        "Confidence of 8 cases: rank correlation with the Dice 0.12; not called high:",
+        "3 of 4 masks under Dice 0.85, 2 of 4 others",
+    ]
+    # Not of few, and not where all are equally sure.
+    assert "Confidence" not in format_table(rows[1:])
+    assert "Confidence" not in format_table([replace(r, confidence=0.5) for r in rows])
+    assert "Confidence" not in format_table(ROWS)
+
+
+def test_table_without_sites() -> None:
+    lines = format_table([replace(r, site="") for r in ROWS]).splitlines()
+    assert "site" not in lines[0]
+    assert lines[6].split()[:4] == ["mean", "of", "3", "0.800"]
+    assert len(lines) == 9
+
+
+def test_long_names_and_missed_glands_keep_the_table_narrow() -> None:
+    missed = Agreement(0.0, 345.67, 345.67, -100.0)
+    long = Row("a-very-long-hospital-name-Prostate3T-03-0001", "Elsewhere General", Comparison(missed, missed, missed))
+    lines = format_table([*ROWS, long]).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert "Prostate3T-03-0001" in lines[5]
+
+
+def test_csv_has_every_metric_of_every_case(tmp_path: Path) -> None:
+    write_table([replace(ROWS[0], confidence=0.912), *ROWS[1:]], tmp_path / "new" / "table.csv")
+    with open(tmp_path / "new" / "table.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["case"] for line in table] == ["Case00", "Case01", "Case02"]
+    assert set(table[0]) == {"case", "site", "confidence", *ROWS[0].metrics()}
+    assert [line["confidence"] for line in table] == ["0.912", "", ""]
+    assert float(table[1]["relative_volume_difference_percent"]) == -30
+    assert float(table[2]["apex_dice"]) == pytest.approx(0.5)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.csv"]
+
+
+def test_csv_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write") as caught:
+        write_table(ROWS, tmp_path / "file" / "table.csv")
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_summary_for_the_model() -> None:
+    summary = json.loads(json.dumps(summarise(ROWS)))
+    assert summary["n_cases"] == 3
+    assert summary["mean"]["dice"] == 0.8
+    assert summary["mean"]["relative_volume_difference_percent"] == -5.0
+    assert summary["mean"]["absolute_volume_difference_percent"] == 15.0
+    assert summary["worst"]["dice"] == 0.7
+    assert summary["worst"]["hausdorff95_mm"] == 3.0
+    assert [(site["site"], site["n_cases"], site["dice"]) for site in summary["by_site"]] == [
+        ("HK", 1, 0.8),
+        ("UCL", 2, 0.8),
+    ]
+    assert [(case["case"], case["site"], case["dice"]) for case in summary["by_case"]] == [
+        ("Case00", "UCL", 0.9),
+        ("Case01", "HK", 0.8),
+        ("Case02", "UCL", 0.7),
+    ]
+
+
+def test_real_references_against_themselves(promise12: Path, tmp_path: Path) -> None:
+    chosen = [case for case in find_cases(promise12) if case.name in ("Case00", "Case10")]
+    for case in chosen:
+        write(sitk.ReadImage(str(case.mask)), tmp_path / f"{case.name}_prostate.nii.gz")
+    rows = list(compare_results(tmp_path, chosen))
+    assert [r.site for r in rows] == [case.site for case in chosen]
+    assert all(r.comparison.whole == Agreement(1.0, 0.0, 0.0, 0.0) for r in rows)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from vnet_segmentation.images.masks import keep_largest_component, mask_from_probability, smooth_probability
+
+
+def test_only_the_largest_part_is_kept():
+    array = np.zeros((6, 20, 20), np.float32)
+    array[1:4, 2:8, 2:8] = 0.9  # 108 voxels
+    array[4, 8, 8] = 0.9  # touches it by a corner alone
+    array[2:4, 12:16, 12:16] = 0.9  # 32 voxels
+    array[0, 0, 0] = 0.49
+    mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array), 0.5))
+    assert mask.sum() == 108
+    assert mask[1:4, 2:8, 2:8].all()
+
+
+@pytest.mark.parametrize("n_first", [2, 4])
+def test_of_two_parts_the_larger_is_kept(n_first):
+    array = np.zeros((3, 4, 12), np.uint8)
+    array[1, 1, 1 : 1 + n_first] = 1
+    array[1, 1, 8:11] = 1
+    mask = sitk.GetArrayFromImage(keep_largest_component(sitk.GetImageFromArray(array)))
+    array[1, 1, slice(0, 6) if n_first == 2 else slice(7, 12)] = 0
+    np.testing.assert_array_equal(mask, array)
+
+
+def test_an_empty_mask_and_one_part_are_left_as_they_are():
+    empty = sitk.Image(4, 4, 4, sitk.sitkUInt8)
+    assert not sitk.GetArrayFromImage(keep_largest_component(empty)).any()
+    one = sitk.Image(empty)
+    one[1, 2, 3] = 1
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(keep_largest_component(one)), sitk.GetArrayFromImage(one))
+
+
+def test_smoothing_rounds_a_step_and_keeps_its_middle_and_the_grid():
+    array = np.zeros((5, 9, 30), np.float32)
+    array[:, :, 15:] = 1.0
+    sharp = sitk.GetImageFromArray(array)
+    sharp.SetSpacing((0.5, 0.5, 3.0))
+    sharp.SetOrigin((1.0, 2.0, 3.0))
+    smooth = smooth_probability(sharp, sigma_mm=1.0)
+    row = sitk.GetArrayFromImage(smooth)[2, 4]
+    # The step is between voxels 14 and 15; 1 mm is 2 voxels. By symmetry both sides of it add up to 1.
+    assert (np.diff(row) >= -1e-6).all()
+    np.testing.assert_allclose(row[14] + row[15], 1.0, atol=1e-3)
+    # A Gaussian's integral: a quarter of a millimetre past the step is 0.25 sigma, Phi(0.25) = 0.599.
+    np.testing.assert_allclose(row[15], 0.599, atol=0.02)
+    assert smooth.GetSpacing() == sharp.GetSpacing()
+    assert smooth.GetOrigin() == sharp.GetOrigin()
+    assert smooth.GetPixelID() == sitk.sitkFloat32
+
+
+def test_smoothing_stays_within_0_and_1():
+    array = np.random.default_rng(0).integers(0, 2, (4, 8, 8)).astype(np.float32)
+    smooth = sitk.GetArrayFromImage(smooth_probability(sitk.GetImageFromArray(array), sigma_mm=0.7))
+    assert smooth.min() >= 0
+    assert smooth.max() <= 1

@@ -1,0 +1,336 @@
+"""Fine-tuning: from a base model to a better one, judged on cases it has not learned from, without naming them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from untrained_model import save_untrained_model
+
+from vnet_segmentation.cli import commands as cli_commands
+from vnet_segmentation.cli import main as cli
+from vnet_segmentation.datasets.case_folder import add_case
+from vnet_segmentation.datasets.dataset import find_cases
+from vnet_segmentation.device import Device
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.evaluation.improvement import BETTER
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.images.scans import read_scan, voxel_hash
+from vnet_segmentation.models.bundle import read_description
+from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import train_model
+from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.recipe import load_recipe
+from vnet_segmentation.training.train_model import TrainingResult
+from vnet_segmentation.training.training_run import Progress, TrainingRun
+
+ENGINE = Path(train_model.__file__).resolve().parents[1]
+CPU = Device("cpu", "float32", "It was asked for.")
+COARSE = Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """An untrained model."""
+    return save_untrained_model(tmp_path / "base", width=2, preprocessing=COARSE)
+
+
+@pytest.fixture
+def data(tmp_path: Path, bright_ball: Any) -> Path:
+    """Four cases with names that must not get into a model."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, name in enumerate(("Doe^John", "Roe-Jane", "Poe 1809", "Moe")):
+        scan, mask = bright_ball((2.0 * number, -number, 0.0), 12.0, (40, 40, 16), (1.6, 1.6, 3.0), 160.0)
+        sitk.WriteImage(scan, str(folder / f"{name}.nrrd"))
+        sitk.WriteImage(mask, str(folder / f"{name}_segmentation.nrrd"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(
+        load_recipe("finetune"),
+        synthetic_probability=0.0,
+        small_crop_until=0.0,
+        start_share=0.0,
+        learning_rate=0.01,
+        iterations=4,
+    )
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+
+
+def options(base: Path, **changes: Any) -> TrainingOptions:
+    return TrainingOptions(base=base, **changes)
+
+
+def train(data: Path, model: Path, settings: TrainingOptions, **arguments: Any) -> TrainingResult:
+    return train_model.train_model(data, model, settings, CPU, **arguments)
+
+
+def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path, base: Path, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    result = train(data, tmp_path / "mine", options(base, iterations=40), report=reports.append)
+    names = {"Doe^John", "Roe-Jane", "Poe 1809", "Moe"}
+    assert {row.case for row in result.after} == {row.case for row in result.before} == names
+    assert result.improvement is not None
+    assert result.improvement.verdict == BETTER
+    assert result.improvement.mean_gain > 0.3
+    fractions = [progress.fraction for progress in reports]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    # Three folds and the final run, a quarter each.
+    assert [progress.fraction for progress in reports if progress.iteration == 40] == [0.25, 0.5, 0.75, 1.0]
+    description = read_description(tmp_path / "mine")
+    assert description["network"] == {"layout": "monai", "width": 2, "normalisation": "instance"}
+    assert Preprocessing.from_dict(description["preprocessing"]) == COARSE
+    assert description["parent"] == {"name": "base", "sha256": read_description(base)["weights"]["sha256"]}
+    assert description["training"]["cross_validation"].startswith("3 folds")
+    assert description["metrics"]["against_parent"]["verdict"] == BETTER
+    assert description["metrics"]["n_cases"] == 4
+
+
+def test_a_run_that_its_time_ended_early_says_so(data: Path, base: Path, tmp_path: Path) -> None:
+    # 6 microseconds: over after the first iteration.
+    result = train(data, tmp_path / "mine", options(base, iterations=40, minutes=1e-7))
+    assert result.improvement is not None
+    assert "The time was enough for 1 of 40 iterations: give it more." in result.improvement.sentence
+    result = train(data, tmp_path / "whole", options(base, iterations=2))
+    assert "The time was enough" not in result.improvement.sentence
+
+
+def test_a_model_that_no_step_made_better_is_said_to_be_the_one_before(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: 0.9 - run.iteration / 100)
+    result = train(data, tmp_path / "mine", options(base, validation=("Moe",)))
+    assert result.improvement is not None
+    assert "No measured step was better than the model to start from" in result.improvement.sentence
+    assert "chose the new weights" not in result.improvement.sentence
+    assert result.improvement.mean_gain == pytest.approx(0, abs=1e-3)  # 8-bit weights
+    assert read_description(tmp_path / "mine")["training"]["best_iteration"] == 0
+
+
+def test_too_few_cases_to_judge_are_said_to_be_before_it_begins(data: Path, base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(data, tmp_path / "mine", options(base, validation=1, iterations=1), say=said.append)
+    sentence = "Whether the new model is better cannot be told with fewer than 4 cases to judge it"
+    assert said.index(sentence) < next(n for n, one in enumerate(said) if one.startswith("Training on"))
+    said.clear()
+    train(data, tmp_path / "other", options(base, iterations=1), say=said.append)
+    assert sentence not in said
+
+
+def test_a_model_carries_no_names_paths_or_headers(data: Path, base: Path, tmp_path: Path) -> None:
+    scan = sitk.ReadImage(str(data / "Moe.nrrd"))
+    # As a scan that was read from DICOM slices carries them.
+    for tag, value in (("0010|0010", "Secret^Patient"), ("0010|0020", "ID-4711"), ("0008|0020", "20260401")):
+        scan.SetMetaData(tag, value)
+    case = add_case(data, scan, sitk.ReadImage(str(data / "Moe_segmentation.nrrd")))
+    for file in (case.image, case.mask):
+        assert b"Secret" not in file.read_bytes()
+    for name in ("Moe.nrrd", "Moe_segmentation.nrrd"):
+        (data / name).unlink()
+    train(data, tmp_path / "mine", options(base))
+    for file in (tmp_path / "mine").iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".safetensors":
+            # Its header; among a million random bytes after that, any three letters turn up.
+            content = content[: 8 + int.from_bytes(content[:8], "little")]
+        for secret in (b"Secret", b"4711", b"20260401", b"Doe", b"Roe", b"Poe", case.name.encode(), bytes(data)):
+            assert secret not in content, f"{secret!r} is in {file.name}"
+
+
+def test_what_a_model_has_learned_from_is_known_without_names(data: Path, base: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "first", options(base, iterations=1, validation=0))
+    # Gone, as the second model's parent may be, and under other names.
+    train(data, tmp_path / "second", options(tmp_path / "first", iterations=1, validation=0, held_out=("Moe",)))
+    shutil.rmtree(tmp_path / "first")
+    for end in ("", "_segmentation"):
+        (data / f"Moe{end}.nrrd").rename(data / f"Zoe{end}.nrrd")
+    said: list[str] = []
+    result = train(data, tmp_path / "third", options(tmp_path / "second", iterations=1), say=said.append)
+    (sentence,) = [one for one in said if one.startswith("It has learned from")]
+    assert all(name in sentence for name in ("Doe^John", "Poe 1809", "Roe-Jane", "Zoe"))
+    assert result.improvement is not None
+    assert "both look too good" in result.improvement.sentence
+    hashes = read_description(tmp_path / "third")["training"]["voxel_hashes"]
+    assert hashes == sorted(voxel_hash(read_scan(case.image)) for case in find_cases(data))
+    assert hashes[0] not in (tmp_path / "third" / "README.md").read_text()
+
+
+def test_a_model_that_has_not_learned_from_what_judges_it_is_not_said_to(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "first", options(base, iterations=1, validation=("Moe",)))
+    said: list[str] = []
+    settings = options(tmp_path / "first", iterations=1, validation=("Moe",))
+    train(data, tmp_path / "second", settings, say=said.append)
+    assert not any("learned from Moe" in one for one in said)
+
+
+def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "mine", options(base, names_cases=True))
+    description = read_description(tmp_path / "mine")
+    assert "Roe-Jane" in description["training"]["training_cases"]
+    assert "Roe-Jane" in [row["case"] for row in description["metrics"]["by_case"]]
+
+
+@pytest.mark.parametrize("stopped_in", ["Run 2 of 4", "Training on 4 cases"])
+def test_a_stopped_training_goes_on_to_the_same_model(data: Path, base: Path, tmp_path: Path, stopped_in: str) -> None:
+    whole = train(data, tmp_path / "whole", options(base))
+    said: list[str] = []
+    asked = iter(range(10**6))
+
+    def should_stop() -> bool:
+        return any(sentence.startswith(stopped_in) for sentence in said) and next(asked) >= 2
+
+    with pytest.raises(Cancelled):
+        train(data, tmp_path / "whole2", options(base), say=said.append, should_stop=should_stop)
+    again: list[str] = []
+    resumed = train(data, tmp_path / "whole2", options(base), resume=True, say=again.append)
+    assert "Going on at iteration 3" in again
+    assert resumed == whole
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "whole2")]
+    assert weights[0] == weights[1]
+
+
+def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    stop = lambda: any(sentence.startswith("Run 2") for sentence in said)  # noqa: E731
+    with pytest.raises(Cancelled):
+        train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    with pytest.raises(UserError, match="belongs to another training"):
+        train(data, tmp_path / "mine", options(base, deformation_strength=0.5), resume=True)
+    with pytest.raises(UserError, match="earlier training"):
+        train(data, tmp_path / "mine", options(base))
+    mask_file = data / f"{find_cases(data)[0].name}_segmentation.nrrd"
+    mask = sitk.ReadImage(str(mask_file))
+    mask[0, 0, 0] = 1
+    sitk.WriteImage(mask, str(mask_file))
+    with pytest.raises(UserError, match=re.escape(f"Since this training began, {find_cases(data)[0].name} changed")):
+        train(data, tmp_path / "mine", options(base), resume=True)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'])
+def test_a_damaged_fold_is_made_again(data: Path, base: Path, tmp_path: Path, content: str) -> None:
+    whole = train(data, tmp_path / "mine", options(base))
+    (tmp_path / "mine.training" / "fold-1.json").write_text(content)
+    said: list[str] = []
+    assert train(data, tmp_path / "mine", options(base), resume=True, say=said.append) == whole
+    assert "Training on 2 cases. It was asked for." in said
+
+
+def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    stop = lambda: any(sentence.startswith("Run 3") for sentence in said)  # noqa: E731
+    with pytest.raises(Cancelled):
+        train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    moved, base_too = data.rename(tmp_path / "moved"), base.rename(tmp_path / "base_too")
+    said.clear()
+    result = train(moved, tmp_path / "mine", replace(options(base_too), minutes=99.0), resume=True, say=said.append)
+    assert len(result.after) == 4
+    # What the first two folds gave is taken as it is.
+    assert [sentence[:8] for sentence in said if sentence.startswith("Training")] == ["Training"] * 2
+
+
+def test_cases_left_out_are_not_even_checked(data: Path, base: Path, tmp_path: Path) -> None:
+    (data / "Moe_segmentation.nrrd").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="Moe"):
+        train(data, tmp_path / "mine", options(base))
+    result = train(data, tmp_path / "mine", options(base, held_out=("Moe",)))
+    assert len(result.after) == 3
+
+
+def test_the_prostates_label_can_be_chosen(data: Path, base: Path, tmp_path: Path) -> None:
+    file = data / "Moe_segmentation.nrrd"
+    mask = sitk.ReadImage(str(file))
+    voxels = sitk.GetArrayFromImage(mask)
+    voxels[:, :, : voxels.shape[2] // 2] *= 2
+    zones = sitk.GetImageFromArray(voxels)
+    zones.CopyInformation(mask)
+    sitk.WriteImage(zones, str(file))
+    with pytest.raises(UserError, match="2 labels"):
+        train(data, tmp_path / "mine", options(base))
+    volumes = {}
+    for label in (0, 1):
+        result = train(data, tmp_path / f"mine{label}", options(base, label=label, validation=("Moe",)))
+        volumes[label] = result.after[0].comparison.whole
+    assert volumes[0] != volumes[1]
+    assert np.isfinite(volumes[0].hausdorff95_mm)
+
+
+def test_the_command_tells_before_and_after(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
+    command = ["finetune", str(data), "--base", str(base), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    # bfloat16 needs larger crops than these.
+    assert cli.run([*command, "--iterations", "2", "--precision", "float32"]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert out.index("Before:") < out.index("After:") < out.index("Mean Dice")
+    assert json.loads((tmp_path / "mine" / "model.json").read_text())["parent"]["name"] == "base"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither SIGKILL nor limits of a file's size")
+def test_a_killed_process_and_a_full_disk_cost_no_model(data: Path, base: Path, tmp_path: Path) -> None:
+    def command(model: str, *more: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+        def limit() -> None:
+            if largest_file is not None:
+                import resource  # not on Windows
+
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+        arguments = [str(data), "--base", str(base), "-o", str(tmp_path / model), "--validation", "1"]
+        # A preset without phantoms, which each process would wait for.
+        arguments += ["--preset", "paper", "--iterations", "30", "--device", "cpu", "--precision", "float32", *more]
+        return subprocess.Popen(
+            [sys.executable, "-m", "vnet_segmentation", "finetune", *arguments],
+            cwd=ENGINE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=limit,
+        )
+
+    checkpoint = tmp_path / "mine.training" / "checkpoint.safetensors"
+    whole = command("whole")
+    killed = command("mine")
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        # The checkpoint of the iteration before is written; the next one may be under way.
+        if "iteration 20" in line:
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate(timeout=60)
+    assert whole.communicate(timeout=240) is not None
+    assert not (tmp_path / "mine").exists()
+
+    before = checkpoint.read_bytes()
+    full = command("mine", "--resume", largest_file=len(before) // 2)
+    _, error = full.communicate(timeout=240)
+    assert full.returncode == ExitCode.CANNOT_WRITE, error
+    assert "Choose a folder that can be written and has space." in error
+    assert "Traceback" not in error
+    assert checkpoint.read_bytes() == before
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["cache", "checkpoint.safetensors", "lock"]
+    assert not (tmp_path / "mine").exists()
+
+    resumed = command("mine", "--resume")
+    output, error = resumed.communicate(timeout=240)
+    assert resumed.returncode == ExitCode.OK, error
+    assert "Going on at iteration" in output
+    weights = [(tmp_path / model / "weights.safetensors").read_bytes() for model in ("whole", "mine")]
+    assert weights[0] == weights[1]

@@ -1,0 +1,830 @@
+"""A run learns, is the same for the same seed, keeps to its time, and goes on exactly where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vnet_segmentation.device import Device
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.network.vnet import VNet
+from vnet_segmentation.training.appearance import AppearanceSettings
+from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.recipe import Recipe, load_recipe
+from vnet_segmentation.training.training_run import Progress, TrainingRun
+
+FIELD = Preprocessing(size=(32, 32, 16))
+DEEP_FIELD = Preprocessing(size=(48, 48, 48))
+"""For bfloat16: on the CPU torch gets its weight gradients wrong where a feature map is smaller than the kernel."""
+
+PAPER = replace(load_recipe("paper"), layout="monai", iterations=8, preprocessing=FIELD)
+# All that is random, and all that is kept from one iteration to the next.
+MODERN = replace(
+    load_recipe("default"),
+    layout="monai",
+    iterations=8,
+    warm_up_iterations=2,
+    normalisation="batch",
+    batch_size=2,
+    preprocessing=FIELD,
+    synthetic_probability=0.3,
+    small_crop_until=0.6,
+    small_crop_share=0.5,
+    anywhere_probability=0.3,
+    deformation=DeformationSettings(0.5, 5.0, 10.0, 0.1, 0.5),
+    appearance=AppearanceSettings(*[0.5, 0.5, 0.4, 0.5, 0.25, 0.5, 4.0, 0.5, 0.15, 0.5]),
+)
+PLAIN = replace(
+    MODERN,
+    normalisation="instance",
+    batch_size=1,
+    synthetic_probability=0.0,
+    small_crop_until=0.0,
+    anywhere_probability=0.0,
+    centre_jitter_mm=(0.0, 0.0, 0.0),
+    deformation=DeformationSettings(bspline_probability=0.0),
+    appearance=AppearanceSettings(histogram_matching_probability=0.0),
+)
+"""Nothing random but the choice of the case."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Volumes as small as here are no faster with more, and much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_case(seed: int, radius: float = 6.0) -> TrainingCase:
+    """A bright ball in noise, a bit off the middle of 40 x 40 x 20 voxels (x, y, z)."""
+    generator = torch.Generator().manual_seed(seed)
+    middle = torch.tensor([9.5, 19.5, 19.5]) + 6 * (torch.rand(3, generator=generator) - 0.5)
+    index = torch.stack(torch.meshgrid(*(torch.arange(n) for n in (20, 40, 40)), indexing="ij"), -1)
+    ball = ((index - middle) ** 2).sum(-1) <= radius**2
+    image = 100 + 60 * ball + 20 * torch.randn(ball.shape, generator=generator)
+    return TrainingCase.from_arrays(f"Case{seed:02}", image, ball.to(torch.uint8) * 255)
+
+
+def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, width: int = 1, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "cases": [make_case(seed) for seed in range(3)],
+        "validation": [make_case(10)],
+        "synthetic": [make_case(20)],
+        "device": Device("cpu", "float32", "It is there."),
+    }
+    return cls(recipe=replace(recipe, width=width), **settings | changes)
+
+
+def go(run: TrainingRun, until: int | None = None, **options: Any) -> bool:
+    """Runs to the end, or until it is stopped after an iteration, and checks that nothing is left to do."""
+    return run.run(lambda progress: None, lambda: None, lambda: run.iteration == until, **options)
+
+
+def weights_of(run: TrainingRun) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+
+
+def state_of(run: TrainingRun) -> dict[str, Tensor]:
+    """Everything that a run learned and draws from."""
+    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in run.best_network.state_dict().items()}
+    for index, state in run.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+    return {name: value.clone() for name, value in tensors.items()} | {"generator": run.generator.get_state()}
+
+
+def are_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# The same run again
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision", "stop"),
+    [
+        pytest.param(MODERN, "float32", 4, id="modern"),
+        pytest.param(MODERN, "float32", 1, id="modern-first-iteration"),
+        # Between two reports and two validations, and where the crops have become large.
+        pytest.param(MODERN, "float32", 7, id="modern-last-but-one"),
+        pytest.param(PAPER, "float32", 4, id="paper"),
+        pytest.param(replace(PLAIN, iterations=4), "bfloat16", 2, id="bfloat16"),
+    ],
+)
+def test_a_resumed_run_is_bit_for_bit_the_one_that_would_have_been(
+    tmp_path: Path, recipe: Recipe, precision: str, stop: int
+) -> None:
+    def new_run() -> TrainingRun:
+        return make_run(
+            replace(recipe, preprocessing=FIELD if precision == "float32" else DEEP_FIELD),
+            width=2,
+            device=Device("cpu", precision, ""),
+        )
+
+    intervals = {"report_every": 2, "validate_every": 3}
+    whole = new_run()
+    assert go(whole, **intervals)
+    first = new_run()
+    assert not go(first, until=stop, **intervals)
+    first.save(tmp_path / "checkpoint")
+    second = new_run()
+    second.resume(tmp_path / "checkpoint")
+    assert are_same(state_of(first), state_of(second))
+    assert not are_same(state_of(first), state_of(whole))
+    assert go(second, **intervals)
+    assert are_same(state_of(second), state_of(whole))
+    assert second.history == whole.history
+    assert (second.iteration, second.fraction) == (recipe.iterations, 1)
+
+
+def test_a_seed_gives_the_same_run_and_another_seed_another() -> None:
+    runs = [make_run(replace(MODERN, iterations=3), seed=seed) for seed in (5, 5, 6)]
+    for run in runs:
+        # What the program around does with torch's own generator makes no difference.
+        torch.rand(3)
+        go(run, report_every=1)
+    same, again, other = map(state_of, runs)
+    assert are_same(same, again)
+    assert runs[0].history == runs[1].history
+    assert not torch.equal(same["model.output.0.0.weight"], other["model.output.0.0.weight"])
+    assert runs[0].history != runs[2].history
+
+
+def test_the_seed_gives_the_initial_weights_and_leaves_the_callers_generator_alone() -> None:
+    torch.manual_seed(77)
+    before = torch.get_rng_state()
+    one, same, other = (make_run(PAPER, seed=seed).model.down_steps[0][0].weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
+def test_validation_has_no_influence_on_what_is_learned(averaging_decay: float) -> None:
+    # Batch normalisation computes otherwise while it is validated.
+    recipe = replace(MODERN, iterations=3, averaging_decay=averaging_decay)
+    often = make_run(recipe)
+    never = make_run(recipe, validation=[])
+    other = make_run(recipe, validation=[make_case(11), make_case(12)])
+    go(often, validate_every=1)
+    go(never)
+    go(other, validate_every=2)
+    assert are_same(state_of(often), state_of(never))
+    assert are_same(state_of(often), state_of(other))
+
+
+# Learning
+
+
+def test_an_easy_problem_is_learned() -> None:
+    recipe = replace(PLAIN, iterations=90, learning_rate=0.01, warm_up_iterations=5, averaging_decay=0.8)
+    run = make_run(recipe, width=2, validation=[make_case(10), make_case(11)])
+    before = run.validation_dice()
+    reports: list[Progress] = []
+    assert run.run(reports.append, lambda: None, report_every=10, validate_every=1000)
+    # An untrained network marks about everything or nothing: the ball has 5 % of the field, Dice 0.1 or 0.
+    assert before < 0.3
+    assert reports[-1].validation_dice is not None
+    assert reports[-1].validation_dice > 0.8
+    assert reports[-1].loss < reports[0].loss / 2
+
+
+def test_learning_follows_the_recipes_rate() -> None:
+    run = make_run(replace(PLAIN, iterations=4, warm_up_iterations=1, learning_rate=0.5))
+    rates = []
+    for _ in range(3):
+        run.step()
+        rates.append(run.optimiser.param_groups[0]["lr"])
+        assert {group["lr"] for group in run.optimiser.param_groups} == {rates[-1]}
+    # Half for the warm-up; then (1 + cos(pi p)) / 2 at p = 1/4 and 1/2.
+    assert rates == pytest.approx([0.25, 0.5 * (2 + 2**0.5) / 4, 0.25])
+
+
+def test_the_papers_optimiser() -> None:
+    optimiser = make_run(PAPER).optimiser
+    assert isinstance(optimiser, torch.optim.SGD)
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (1e-4, 0.99, 5e-4, False)
+
+
+def test_adamw_pulls_kernels_to_zero_and_nothing_else() -> None:
+    run = make_run(replace(PLAIN, weight_decay=0.03))
+    assert isinstance(run.optimiser, torch.optim.AdamW)
+    decay = {id(p): group["weight_decay"] for group in run.optimiser.param_groups for p in group["params"]}
+    for name, parameter in run.model.named_parameters():
+        # Kernels have five axes; biases, slopes and gains have one.
+        assert decay[id(parameter)] == (0.03 if parameter.ndim == 5 else 0.0), name
+    assert len(decay) == len(list(run.model.parameters()))
+
+
+def test_long_gradients_are_shortened() -> None:
+    # SGD without momentum and decay moves the weights by the rate times the gradient: at most by 1.0 * 0.001.
+    recipe = replace(PLAIN, optimiser="sgd", momentum=0.0, weight_decay=0.0, schedule="steps", learning_rate=1.0)
+    moves = {}
+    for limit in (0.001, None):
+        run = make_run(replace(recipe, gradient_norm=limit))
+        before = weights_of(run)
+        run.step()
+        moves[limit] = (weights_of(run) - before).norm().item()
+    assert moves[0.001] == pytest.approx(0.001, rel=0.01)
+    assert moves[None] > 0.01
+
+
+@pytest.mark.parametrize("normalisation", ["instance", "batch"])
+def test_weights_and_running_statistics_are_averaged(normalisation: str) -> None:
+    run = make_run(replace(PLAIN, normalisation=normalisation, averaging_decay=0.25))
+    expected: dict[str, Tensor] = {}
+    # The first weights are taken as they are; then the n-th average keeps min(0.25, (1 + n) / (10 + n)) of the former:
+    # 2/11, 3/12 = 0.25, 0.25.
+    for keep in (0.0, 2 / 11, 0.25, 0.25):
+        run.step()
+        for name, value in run.model.state_dict().items():
+            expected[name] = keep * expected.get(name, 0.0) + (1 - keep) * value.double()
+    kept = run.best_network.state_dict()
+    assert kept.keys() == expected.keys()
+    assert any("running_var" in name for name in kept) == (normalisation == "batch")
+    for name, value in kept.items():
+        if name.endswith("num_batches_tracked"):
+            assert value == 4
+        else:
+            assert torch.allclose(value.double(), expected[name], atol=1e-6), name
+
+
+def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
+    run = make_run(PAPER)
+    assert run.best_network is run.model
+    assert run.averaged is None
+
+
+# What is drawn
+
+
+def inputs_of(run: TrainingRun, n_iterations: int) -> list[Tensor]:
+    images: list[Tensor] = []
+    run.model.register_forward_pre_hook(lambda _, arguments: images.append(arguments[0]))
+    for _ in range(n_iterations):
+        run.step()
+    return images
+
+
+def test_crops_are_small_first_and_then_the_whole_field() -> None:
+    run = make_run(replace(PLAIN, iterations=4, batch_size=2, small_crop_until=0.5, small_crop_share=0.5))
+    # Axes (batch, channel, z, y, x).
+    assert [tuple(image.shape) for image in inputs_of(run, 4)] == [(2, 1, 16, 16, 16)] * 2 + [(2, 1, 16, 32, 32)] * 2
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_synthetic_cases_are_drawn_with_their_probability(probability: float) -> None:
+    # A case without contrast is 0 when it is normalised, the phantom is not.
+    flat = TrainingCase.from_arrays("flat", torch.full((16, 32, 32), 7.0), make_case(0).coverage[:16, :32, :32])
+    run = make_run(replace(PLAIN, synthetic_probability=probability), cases=[flat])
+    assert [bool(image.any()) for image in inputs_of(run, 3)] == [probability == 1] * 3
+
+
+def test_crops_are_centred_near_the_gland() -> None:
+    # 3 mm are 3 voxels in plane and 2 through it.
+    run = make_run(replace(PLAIN, centre_jitter_mm=(3.0, 3.0, 3.0)), cases=[make_case(1, radius=4.0)])
+    offsets = []
+
+    def record(_: Tensor, target: Tensor) -> Tensor:
+        middle = torch.tensor([7.5, 15.5, 15.5])
+        offsets.append((target[0].nonzero().float().mean(0) - middle).abs())
+        return run.model.output[0][0].weight.sum()
+
+    run.loss_function = record
+    for _ in range(12):
+        run.step()
+    largest = torch.stack(offsets).amax(0)
+    # Half a voxel is lost where the mask between voxels is rounded.
+    assert (largest <= torch.tensor([2.0, 3.0, 3.0]) + 0.5).all()
+    assert (largest > torch.tensor([0.5, 1.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("soft_masks", [False, True])
+def test_masks_are_soft_where_the_recipe_says_so(soft_masks: bool) -> None:
+    # A share of 102 / 255 = 0.4 is no prostate, of 204 / 255 = 0.8 is.
+    coverage = torch.full((16, 32, 32), 102, dtype=torch.uint8)
+    coverage[:, :, 16:] = 204
+    case = TrainingCase.from_arrays("", make_case(0).image[:16, :32, :32], coverage)
+    run = make_run(replace(PLAIN, soft_masks=soft_masks), cases=[case])
+    targets = []
+
+    def record(_: Tensor, target: Tensor) -> Tensor:
+        targets.append(target.float())
+        return run.model.output[0][0].weight.sum()
+
+    run.loss_function = record
+    run.step()
+    values = (targets[0] * 255).round().unique() / 255
+    torch.testing.assert_close(values, torch.tensor([0.4, 0.8] if soft_masks else [0.0, 1.0]))
+
+
+# Validation
+
+
+class Threshold(nn.Module):
+    """Takes what is brighter than the mean for prostate."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), image], 1)
+
+
+def test_validation_dice_is_the_mean_over_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    def box(first: int) -> Tensor:
+        volume = torch.zeros(16, 32, 32, dtype=torch.uint8)
+        volume[4:8, 8:16, first : first + 8] = 255
+        return volume
+
+    nowhere = torch.zeros(16, 32, 32, dtype=torch.uint8)
+    masks = [box(8), box(12), nowhere]
+    validation = [TrainingCase.from_arrays("", box(8).float(), mask) for mask in masks]
+    run = make_run(validation=validation)
+    monkeypatch.setattr(TrainingRun, "last_network", Threshold())
+    # All of 8 columns found, 4 of 8, and a gland where there is none: (1 + 0.5 + 0) / 3.
+    assert run.validation_dice() == pytest.approx(0.5)
+
+
+# From a model
+
+
+def make_start(seed: int = 7) -> VNet:
+    torch.manual_seed(seed)
+    return VNet("monai", 1, "instance")
+
+
+def test_a_start_gives_the_first_weights() -> None:
+    start = make_start()
+    run = make_run(start=start)
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
+    run.step()
+    assert not all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_start_has_its_share_in_the_model_that_is_kept(averaging_decay: float, share: float) -> None:
+    start = make_start()
+    run = make_run(replace(PLAIN, start_share=share, averaging_decay=averaging_decay, keeps_best=False), start=start)
+    go(run, until=3)
+    learned = (run.averaged.module if run.averaged else run.model).state_dict()
+    for name, value in run.best_network.state_dict().items():
+        assert torch.allclose(value, (1 - share) * learned[name] + share * start.state_dict()[name], atol=1e-7)
+
+
+def validated(run: TrainingRun, dice: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
+    """Runs with these validation Dice, one after another; the reports that have one."""
+    answers = iter(dice)
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: next(answers))
+    reports: list[Progress] = []
+    assert run.run(reports.append, lambda: None, validate_every=1)
+    return [report for report in reports if report.validation_dice is not None]
+
+
+def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(replace(PLAIN, iterations=20, schedule="steps", keeps_best=True, patience=3), start=make_start())
+    weights = []
+    step = TrainingRun.step
+
+    def record(run: TrainingRun) -> float:
+        loss = step(run)
+        weights.append({name: value.clone() for name, value in run.last_network.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(TrainingRun, "step", record)
+    # The first is of the start. A gain of 0.0001 is none.
+    reports = validated(run, [0.5, 0.6, 0.7, 0.6, 0.7001, 0.2], monkeypatch)
+    assert [report.iteration for report in reports] == [0, 1, 2, 3, 4, 5]
+    assert (reports[0].loss, reports[0].fraction) == (None, 0.0)
+    assert reports[-1].fraction == run.fraction == 1
+    assert (run.best_iteration, run.has_settled) == (2, True)
+    assert all(torch.equal(value, weights[1][name]) for name, value in run.best_network.state_dict().items())
+
+
+@pytest.mark.parametrize(("gain_at", "last"), [(None, 6), (3, 6), (5, 7), (6, 8)])
+def test_a_cosine_run_does_not_end_before_its_last_quarter(
+    gain_at: int | None, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(replace(PLAIN, iterations=8, keeps_best=True, patience=2), start=make_start())
+    dice = [0.6 if iteration == gain_at else 0.5 for iteration in range(9)]
+    # Three quarters of 8 iterations are 6.
+    assert validated(run, dice, monkeypatch)[-1].iteration == last
+    assert run.best_iteration == (gain_at or 0)
+
+
+def test_a_run_that_only_loses_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = make_start()
+    run = make_run(replace(PLAIN, iterations=3, keeps_best=True), start=start)
+    validated(run, [0.8, 0.5, 0.5, 0.5], monkeypatch)
+    assert run.best_iteration == 0
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.best_network.state_dict().items())
+
+
+def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(PLAIN, iterations=6, keeps_best=True, patience=4)
+    first = make_run(recipe, start=make_start())
+    answers = iter([0.5, 0.9, 0.4, 0.4])
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: next(answers))
+    go(first, until=3, validate_every=1)
+    first.save(tmp_path / "checkpoint")
+    second = make_run(recipe, start=make_start())
+    second.resume(tmp_path / "checkpoint")
+    assert are_same(state_of(first), state_of(second))
+    reports = validated(second, [0.4, 0.4], monkeypatch)
+    assert [report.iteration for report in reports] == [4, 5]
+    assert second.best_iteration == 1
+    second.save(tmp_path / "checkpoint")
+    third = make_run(recipe, start=make_start())
+    third.resume(tmp_path / "checkpoint")
+    assert (third.best_iteration, third.has_settled, third.fraction) == (1, True, 1)
+    other = make_run(recipe, start=make_start(8))
+    with pytest.raises(UserError, match="initial weights"):
+        other.resume(tmp_path / "checkpoint")
+
+
+# Memory
+
+
+class OutOfMemory(TrainingRun):
+    """Memory runs out until the run has stepped down so many times."""
+
+    steps_down = 0
+    needed = 0
+
+    def _backward(self, samples: Any) -> float:
+        if self.steps_down < self.needed:
+            self.steps_down += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super()._backward(samples)
+
+
+def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    # A crop of 16 voxels a side is one voxel in the deepest stage, which has no deviation to normalise by.
+    recipe = replace(PLAIN, normalisation="none", small_crop_share=0.5)
+    run = make_run(recipe, cls=OutOfMemory, say=said.append)
+    undisturbed = make_run(recipe)
+    run.needed = 1
+    run.step()
+    undisturbed.step()
+    assert run.model.recomputes
+    assert are_same(state_of(run), state_of(undisturbed))
+    run.needed = 2
+    shapes = [tuple(image.shape[2:]) for image in inputs_of(run, 1)]
+    assert shapes == [(16, 16, 16)]
+    assert ["computed twice" in said[0], "small crops" in said[1]] == [True, True]
+    run.needed = 3
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run.step()
+
+
+def test_memory_that_runs_out_in_the_optimisers_first_step_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, undisturbed = make_run(), make_run()
+    step, parameter = run.optimiser.step, next(run.model.parameters())
+
+    def fail() -> None:
+        monkeypatch.setattr(run.optimiser, "step", step)
+        run.optimiser.state[parameter]["step"] = torch.tensor(0.0)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(run.optimiser, "step", fail)
+    run.step()
+    undisturbed.step()
+    assert run.model.recomputes
+    assert are_same(state_of(run), state_of(undisturbed))
+
+
+def test_a_run_that_stepped_down_does_not_climb_again_when_it_is_resumed(tmp_path: Path) -> None:
+    run = make_run(replace(PLAIN, normalisation="none", small_crop_share=0.5), cls=OutOfMemory)
+    run.needed = 2
+    run.step()
+    run.save(tmp_path / "checkpoint")
+    resumed = make_run(run.recipe)
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.model.recomputes
+    assert [tuple(image.shape[2:]) for image in inputs_of(resumed, 1)] == [(16, 16, 16)]
+
+
+def test_a_validation_without_enough_memory_looks_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = VNet.forward
+
+    def fail_on_the_whole_field(network: VNet, image: Tensor) -> Tensor:
+        if image.shape[-1] == 64 and not network.training:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(network, image)
+
+    said: list[str] = []
+    run = make_run(replace(PLAIN, iterations=2, preprocessing=Preprocessing(size=(64, 64, 16))), say=said.append)
+    monkeypatch.setattr(VNet, "forward", fail_on_the_whole_field)
+    assert go(run, validate_every=1)
+    assert [0 <= report["validation_dice"] <= 1 for report in run.history] == [True, True]
+    assert "in tiles" in said[0]
+
+
+# Time, reports and checkpoints, with iterations that take as long as a test says
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class ScriptedRun(TrainingRun):
+    """Learns nothing; the loss of the n-th iteration is n."""
+
+    clock: Clock
+    step_s = 10.0
+    validation_s = 0.0
+
+    def step(self) -> float:
+        self.clock.now += self.step_s
+        self.iteration += 1
+        return float(self.iteration)
+
+    def validation_dice(self) -> float:
+        self.clock.now += self.validation_s
+        return self.iteration / 100
+
+
+class Script:
+    """Makes scripted runs and keeps what they tell."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.reports: list[Progress] = []
+        self.stored: list[int] = []
+
+    def new_run(self, iterations: int = 10, step_s: float = 10.0, validation_s: float = 0.0, **settings: Any) -> Any:
+        run = make_run(replace(PAPER, iterations=iterations), ScriptedRun, **settings)
+        run.clock, run.step_s, run.validation_s = self.clock, step_s, validation_s
+        return run
+
+    def go(self, run: TrainingRun, until: int | None = None, store_s: float = 0.0, **intervals: Any) -> bool:
+        def store() -> None:
+            self.clock.now += store_s
+            self.stored.append(run.iteration)
+
+        return run.run(self.reports.append, store, lambda: run.iteration == until, **intervals)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    clock = Clock()
+    monkeypatch.setattr("vnet_segmentation.training.training_run.time", SimpleNamespace(monotonic=clock.monotonic))
+    return Script(clock)
+
+
+def test_reports_have_mean_loss_dice_fraction_and_remaining_time(script: Script) -> None:
+    assert script.go(script.new_run(), report_every=4, validate_every=5)
+    assert [replace(progress, remaining_s=round(progress.remaining_s, 6)) for progress in script.reports] == [
+        Progress(1, 0.1, 1.0, None, 90.0),
+        Progress(4, 0.4, 3.0, None, 60.0),  # (2 + 3 + 4) / 3
+        Progress(5, 0.5, 5.0, 0.05, 50.0),
+        Progress(8, 0.8, 7.0, None, 20.0),  # (6 + 7 + 8) / 3
+        Progress(10, 1.0, 9.5, 0.10, 0.0),  # (9 + 10) / 2
+    ]
+
+
+def test_the_history_is_what_was_reported(script: Script) -> None:
+    run = script.new_run(iterations=3)
+    script.go(run, validate_every=2)
+    assert run.history == [
+        {"iteration": 1, "loss": 1.0},
+        {"iteration": 2, "loss": 2.0, "validation_dice": 0.02},
+        {"iteration": 3, "loss": 3.0, "validation_dice": 0.03},
+    ]
+
+
+def test_without_validation_cases_there_is_no_dice(script: Script) -> None:
+    run = script.new_run(iterations=2, validation=[])
+    script.go(run, validate_every=1)
+    assert [progress.validation_dice for progress in script.reports] == [None, None]
+
+
+def test_a_limit_in_minutes_ends_the_run(script: Script) -> None:
+    run = script.new_run(iterations=1000, step_s=7.0, minutes=1)
+    assert script.go(run)
+    # 8 iterations take 56 s, 9 take 63 s.
+    assert run.iteration == 9
+    last = script.reports[-1]
+    assert (last.iteration, last.fraction, last.remaining_s) == (9, 1.0, 0.0)
+    assert last.validation_dice == 0.09
+    assert script.stored[-1] == 9
+
+
+def test_the_iterations_end_a_run_before_its_limit(script: Script) -> None:
+    run = script.new_run(iterations=5, minutes=60)
+    assert script.go(run)
+    assert run.iteration == 5
+
+
+def test_remaining_time_of_a_run_with_a_limit(script: Script) -> None:
+    run = script.new_run(iterations=1000, step_s=6.0, minutes=1)
+    script.go(run, report_every=4)
+    # After 4 iterations 24 s of 60 are over, and 36 are left.
+    assert (script.reports[1].fraction, script.reports[1].remaining_s) == (pytest.approx(0.4), pytest.approx(36.0))
+
+
+def test_time_for_validation_and_storing_counts(script: Script) -> None:
+    run = script.new_run(iterations=1000, step_s=7.0, validation_s=10.0, minutes=1)
+    script.go(run, store_s=5.0, validate_every=2)
+    # 7, 14 + 5 + 10 + 5 = 34, 41, 48 + 20 = 68, 75: the fifth iteration is the first that ends after 60 s.
+    assert run.iteration == 5
+    # The last validation, and what was stored before it, is in the state that is stored.
+    assert run.elapsed_s == 90
+
+
+@pytest.mark.parametrize(
+    ("step_s", "stored"),
+    [
+        # Validation never comes but at the end.
+        (100.0, [3, 6, 9, 10]),
+        (400.0, list(range(1, 11))),
+        (10.0, [10]),
+    ],
+)
+def test_a_checkpoint_is_at_most_five_minutes_and_an_iteration_old(
+    script: Script, step_s: float, stored: list[int]
+) -> None:
+    script.go(script.new_run(step_s=step_s, validation=[]))
+    assert script.stored == stored
+
+
+def test_a_checkpoint_precedes_and_follows_each_validation(script: Script) -> None:
+    script.go(script.new_run(), validate_every=4)
+    assert script.stored == [4, 4, 8, 8, 10, 10]
+
+
+def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
+    run = script.new_run(iterations=3)
+
+    def report(progress: Progress) -> None:
+        if progress.iteration == 3:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run.run(report, lambda: script.stored.append(run.iteration))
+    assert script.stored == [3, 3]
+
+
+def test_a_stopped_run_stores_where_it_is(script: Script) -> None:
+    run = script.new_run()
+    assert not script.go(run, until=3)
+    assert run.iteration == 3
+    assert script.stored == [3]
+    assert run.fraction == pytest.approx(0.3)
+
+
+def test_a_request_to_stop_at_the_end_changes_nothing(script: Script) -> None:
+    run = script.new_run(iterations=3)
+    assert script.go(run, until=3)
+    assert script.stored == [3, 3]
+
+
+def test_a_pause_does_not_count(script: Script, tmp_path: Path) -> None:
+    first = script.new_run(iterations=1000, minutes=1)
+    script.go(first, until=4)
+    first.save(tmp_path / "checkpoint")
+    script.clock.now += 3600
+    second = script.new_run(iterations=1000, minutes=1)
+    second.resume(tmp_path / "checkpoint")
+    assert second.elapsed_s == 40
+    assert script.go(second)
+    # 40 s before the pause and 20 s after it.
+    assert second.iteration == 6
+    # Another limit is no other run.
+    longer = script.new_run(iterations=1000, minutes=2)
+    second.save(tmp_path / "checkpoint")
+    longer.resume(tmp_path / "checkpoint")
+    assert script.go(longer)
+    assert longer.iteration == 12
+
+
+def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:
+    run = script.new_run(iterations=2)
+    script.go(run)
+    run.save(tmp_path / "checkpoint")
+    again = script.new_run(iterations=2)
+    again.resume(tmp_path / "checkpoint")
+    script.reports.clear()
+    assert script.go(again)
+    assert (again.iteration, script.reports) == (2, [])
+
+
+# Refusals
+
+
+def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
+    cases = [replace(make_case(seed), source="as it was") for seed in range(3)]
+    make_run(PAPER, cases=cases).save(tmp_path / "checkpoint")
+    other = make_run(PAPER, cases=[cases[0], replace(cases[1], source="corrected"), cases[2]])
+    before = state_of(other)
+    with pytest.raises(UserError, match=f"^Since this training began, {cases[1].name} changed"):
+        other.resume(tmp_path / "checkpoint")
+    assert are_same(before, state_of(other))
+    make_run(PAPER, cases=cases).resume(tmp_path / "checkpoint")
+    # Where more is different it is another run.
+    for changes in ({"seed": 1}, {"cases": [cases[0], replace(cases[1], label=2), cases[2]]}):
+        with pytest.raises(UserError, match="belongs to another run"):
+            make_run(PAPER, **{"cases": [replace(case, source="corrected") for case in cases]} | changes).resume(
+                tmp_path / "checkpoint"
+            )
+
+
+@pytest.mark.parametrize(
+    ("difference", "changes"),
+    [
+        ("recipe", {"width": 2}),
+        ("recipe", {"recipe": replace(PAPER, learning_rate=2e-4)}),
+        ("recipe", {"recipe": replace(PAPER, deformation=DeformationSettings(0.5, 14.0))}),
+        ("recipe", {"recipe": replace(PAPER, preprocessing=replace(FIELD, clip_percentiles=(1.0, 99.0)))}),
+        ("training cases", {"cases": [make_case(0), make_case(1), make_case(3)]}),
+        ("training cases", {"cases": [make_case(0), make_case(1)]}),
+        ("validation cases", {"validation": []}),
+        ("validation cases", {"validation": [make_case(0)]}),
+        ("seed", {"seed": 1}),
+        ("recipe, seed", {"width": 2, "seed": 1}),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, difference: str, changes: dict[str, Any]) -> None:
+    make_run(PAPER).save(tmp_path / "checkpoint")
+    other = make_run(**{"recipe": PAPER} | changes)
+    before = state_of(other)
+    with pytest.raises(UserError, match=f"belongs to another run: {difference} differ") as raised:
+        other.resume(tmp_path / "checkpoint")
+    assert raised.value.exit_code == ExitCode.BAD_INPUT
+    assert are_same(before, state_of(other))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    make_run(PAPER).save(path)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content)
+    run = make_run(PAPER)
+    before = state_of(run)
+    with pytest.raises(UserError, match="damaged"):
+        run.resume(path)
+    assert are_same(before, state_of(run))
+
+
+def test_divergence_is_told_and_not_stored() -> None:
+    run = make_run(replace(PAPER, learning_rate=1e20, iterations=100))
+    stored: list[dict[str, Tensor]] = []
+    with pytest.raises(UserError, match=r"diverged at iteration \d+") as raised:
+        run.run(lambda progress: None, lambda: stored.append(state_of(run)), validate_every=1, store_every_s=0)
+    assert raised.value.exit_code == ExitCode.BAD_INPUT
+    assert all(value.isfinite().all() for state in stored for value in state.values())
+
+
+@pytest.mark.parametrize("recipe", [PAPER, MODERN], ids=["paper", "modern"])
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(recipe: Recipe) -> None:
+    run = make_run(recipe)
+    run.step()
+    before = state_of(run)
+    run.model.down_stages[0].activations[0].weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match="diverged at iteration 1"):
+        run.step()
+    after = state_of(run)
+    # The batch was drawn, and in a batch normalisation seen.
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert all(name == "generator" or "running" in name or "num_batches" in name for name in changed)
+
+
+def test_a_device_that_lacks_an_operation_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise NotImplementedError("aten::grid_sampler_3d is not implemented for the MPS device.\nmore")
+
+    run = make_run()
+    monkeypatch.setattr("vnet_segmentation.training.training_run.make_sample", fail)
+    with pytest.raises(NotImplementedError):
+        run.step()
+    run.device = replace(run.device, name="mps")
+    with pytest.raises(UserError, match=r"Choose the CPU \(--device cpu\)\. .* device\.$") as raised:
+        run.step()
+    assert raised.value.exit_code == ExitCode.USAGE
+
+
+def test_without_cases_there_is_nothing_to_learn_from() -> None:
+    with pytest.raises(UserError, match="no cases"):
+        make_run(cases=[])
+
+
+def test_float16_is_too_short_for_gradients() -> None:
+    device = make_run(device=Device("cpu", "float16", "It was asked for.")).device
+    assert (device.name, device.precision) == ("cpu", "float32")
+    assert device.reason.startswith("It was asked for. Training takes float32 instead of float16")

@@ -1,0 +1,1 @@
+"""Many scans: in this process or on a cluster."""

@@ -1,0 +1,261 @@
+"""Scans in, masks and tables out: what is to do, what became of it, and the work in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vnet_segmentation.atomic import check_writable, remove_leftovers
+from vnet_segmentation.batch.cases import BatchOptions, Case, find_cases
+from vnet_segmentation.batch.tables import (
+    TABLE_NAME,
+    BatchRow,
+    BatchTables,
+    check_tables,
+    failed_row,
+    finished_row,
+    is_report,
+    is_there,
+)
+from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
+from vnet_segmentation.images.scans import MASK_SUFFIX
+from vnet_segmentation.segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
+from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+
+ReportCallback = Callable[[int, int, BatchRow], None]
+"""Told after each scan: how many are finished, how many there are, and what became of this one."""
+
+
+def run_batch(
+    segmenter: Segmenter,
+    inputs: Sequence[Path],
+    output_folder: Path,
+    options: BatchOptions,
+    report: ReportCallback = lambda number, total, row: None,
+    progress: ProgressCallback = lambda fraction, sentence: None,
+) -> list[BatchRow]:
+    """Segments scans; while one is computed, the next is read and the last one written.
+
+    A scan that fails is named with its reason and does not stop the rest. `results.csv` and `results.json` in the
+    output folder have every scan that is finished, and keep the rows of earlier batches there. Masks go into the output
+    folder, in sub-folders as the scans are in below the folder that all inputs have in common: the same inputs always
+    give the same names. The mask of a scan that lies in the output folder itself lies beside it.
+
+    Args:
+        inputs: scan files, DICOM folders, and folders that are searched with their sub-folders.
+        report: told of each scan in the calling thread.
+        progress: told of the scan that is being computed, as `Segmenter.segment` does. Whatever either of these raises,
+            such as `errors.Cancelled`, ends the batch, after the scan that is being written.
+
+    Returns:
+        A row per scan, in the order of their paths.
+
+    Raises:
+        UserError: there are no scans, or the tables cannot be written.
+    """
+    run = BatchRun(inputs, output_folder, options, report)
+    cases = run.begin()
+    reader, writer = ThreadPoolExecutor(1, "batch-reader"), ThreadPoolExecutor(1, "batch-writer")
+    writing: Future[BatchRow] | None = None
+
+    def finish_and_record(finish: Callable[[], BatchRow]) -> BatchRow:
+        row = finish()
+        run.record([row])
+        return row
+
+    def show(fraction: float, sentence: str) -> None:
+        nonlocal writing
+        try:
+            if writing and writing.done():
+                written, writing = writing, None
+                run.tell(written.result())
+            progress(fraction, sentence)
+        except Exception as error:
+            raise _StoppedByCallerError from error
+
+    try:
+        for case, reading in _read_ahead(reader, cases):
+            try:
+                scan = reading.result()
+                finish = partial(_write, case, scan, segment_scan(segmenter, scan, case.threshold, show))
+            except Exception as error:
+                finish = partial(failed_row, case, error)
+            # What is computed is on its way to the disk before the caller, who may want to stop, hears of anything.
+            previous, writing = writing, writer.submit(finish_and_record, finish)
+            if previous:
+                run.tell(previous.result())
+        if writing:
+            run.tell(writing.result())
+    except _StoppedByCallerError as stopped:
+        raise stopped.__cause__ or stopped from None
+    finally:
+        reader.shutdown(cancel_futures=True)
+        writer.shutdown()
+    return run.rows
+
+
+class BatchRun:
+    """The bookkeeping of a batch, wherever it computes.
+
+    Args:
+        inputs, output_folder, options, report: see `run_batch`.
+
+    Raises:
+        UserError: there are no scans.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Path], output_folder: Path, options: BatchOptions, report: ReportCallback
+    ) -> None:
+        self._cases = find_cases(inputs, output_folder, options)
+        self._tables = BatchTables(output_folder, self._cases)
+        self._overwrite = options.overwrite
+        self._report = report
+        self._told = 0
+
+    @property
+    def rows(self) -> list[BatchRow]:
+        """Of the scans that are finished, in the order of their paths."""
+        return self._tables.rows
+
+    @property
+    def total(self) -> int:
+        """How many scans there are, finished or not."""
+        return len(self._cases)
+
+    def begin(self) -> list[Case]:
+        """Writes and tells what an earlier run has settled, and returns the rest."""
+        for folder in {case.outputs.mask.parent for case in self._cases}:
+            remove_leftovers(folder)
+        settled = {case.scan: row for case in self._cases if (row := _settled_earlier(case, self._overwrite))}
+        self.settle(list(settled.values()))
+        return [case for case in self._cases if case.scan not in settled]
+
+    def settle(self, rows: Sequence[BatchRow]) -> None:
+        """Records and tells; see `record` and `tell`."""
+        self.record(rows)
+        for row in rows:
+            self.tell(row)
+
+    def record(self, rows: Iterable[BatchRow]) -> None:
+        """Writes both tables anew, with these rows.
+
+        Raises:
+            UserError: a table cannot be written.
+        """
+        self._tables.record(rows)
+
+    def tell(self, row: BatchRow) -> None:
+        """Tells the caller of one scan."""
+        self._told += 1
+        self._report(self._told, self.total, row)
+
+
+def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptions) -> None:
+    """Finds what would fail for every scan, before the model is loaded.
+
+    Raises:
+        UserError: an input that does not exist, a mask format that cannot be written, or a foreign file with a table's
+            name.
+    """
+    for path in inputs:
+        if not os.path.exists(path):
+            raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
+    # The suffix itself, not a name that ends in it: it must lead to no other folder.
+    suffixes = (MASK_SUFFIX, *WRITABLE_SUFFIXES)
+    if options.suffix not in suffixes:
+        raise UserError(
+            f"Masks cannot be written as {options.suffix}. Choose one of {', '.join(suffixes)}.", ExitCode.USAGE
+        )
+    check_writable(output_folder / TABLE_NAME)
+    check_tables(output_folder)
+
+
+def exit_code(rows: Iterable[BatchRow]) -> ExitCode:
+    """What a batch ends with: an empty mask, be it of an earlier run, is a failure that a person has to look at."""
+    failed = any(row.status == "failed" or (row.report or {}).get("volume_ml") == 0 for row in rows)
+    return ExitCode.SOME_FAILED if failed else ExitCode.OK
+
+
+class _StoppedByCallerError(BaseException):
+    """Carries what a callback raised past the handling of a scan's own errors."""
+
+
+def _read_ahead(reader: ThreadPoolExecutor, cases: Iterable[Case]) -> Iterator[tuple[Case, Future[LoadedScan]]]:
+    """Each case with its scan, while the next one is being read."""
+    ahead = None
+    for case in cases:
+        current, ahead = ahead, (case, reader.submit(_read, case))
+        if current:
+            yield current
+    if ahead:
+        yield ahead
+
+
+def _read(case: Case) -> LoadedScan:
+    # What is there without the mask is of this scan, see `_settled_earlier`.
+    case.outputs.check(case.scan, overwrite=True)
+    # Without the sub-folders of a DICOM folder, which are cases of their own.
+    return load_scan(case.scan, subfolders=False)
+
+
+def _write(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
+    try:
+        return finished_row(case, write_results(scan, result, case.outputs))
+    except Exception as error:
+        return failed_row(case, error)
+
+
+def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
+    """The row of a case that needs no work, because its mask is there, or must not get any, because what is there is
+    not its own; None for the others."""
+    outputs = case.outputs
+    has_mask = os.path.exists(outputs.mask)
+    report = _earlier_report(outputs.report)
+    owner = Path(report["scan"]) if report else Path()
+    # A scan that has moved is not there any more under its old name, and is still the same one.
+    is_of_another = owner.is_absolute() and is_there(owner) and not owner.samefile(case.scan)
+    if has_mask and is_of_another:
+        return failed_row(
+            case, UserError(f"{outputs.mask} is the mask of another scan, {owner}. Choose another output folder.")
+        )
+    if overwrite:
+        return None
+    if has_mask:
+        return BatchRow(case.name, case.scan, "skipped", outputs.mask, report, _why_skipped(case, report))
+    others = [path for path in outputs.all if os.path.exists(path)]
+    # The report is written first: with it the others are what an interrupted run left, and are replaced.
+    if others and (report is None or is_of_another):
+        return failed_row(
+            case, UserError(f"{others[0]} exists already and is not of this scan. Move it, or choose to overwrite.")
+        )
+    return None
+
+
+def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
+    """What the mask that is there lacks of what was asked for now, and what its own report warns of."""
+    outputs = case.outputs
+    wanted = (("probability volume", outputs.probability), ("picture", outputs.picture))
+    missing = [what for what, path in wanted if path and not os.path.exists(path)]
+    sentences = ["Had a mask already."]
+    if report and report["threshold"] != case.threshold:
+        sentences.append(f"It was made with the threshold {report['threshold']}.")
+    if missing:
+        sentences.append(f"There is no {' and no '.join(missing)}.")
+    if len(sentences) > 1:
+        sentences.append("Choose to overwrite (--overwrite) to have it as asked for now.")
+    return " ".join([*sentences, *(report["warnings"] if report else [])])
+
+
+def _earlier_report(path: Path | None) -> dict[str, Any] | None:
+    try:
+        report = json.loads(path.read_text("utf-8")) if path else None
+    except (OSError, ValueError):
+        return None
+    return report if is_report(report) else None

@@ -1,0 +1,1 @@
+"""Labelled cases: where they are, and what is wrong with them."""

@@ -1,0 +1,366 @@
+"""Data sets on disk: scans with their reference masks, found, checked and split by case."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from vnet_segmentation.errors import UserError, list_names
+from vnet_segmentation.images.dicom import names_t2
+from vnet_segmentation.images.mask_files import read_mask
+from vnet_segmentation.images.masks import part_sizes
+from vnet_segmentation.images.metrics import check_same_grid
+from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan, voxel_hash
+
+VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
+"""What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
+
+_MIN_GLAND_ML = 1.0
+"""A smaller mask is a slip of the hand: glands have 10 ml and more."""
+_MAX_STRAY_SHARE = 0.1
+"""Of the largest part; stray voxels at a gland's border are far fewer."""
+
+_MASK_ENDING = "_segmentation"
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_FIRST_CHANNEL = "0000"
+_NAME = re.compile(r"[^\W_][\w .+-]*")
+_SPLITS = {
+    "": "",
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and its reference mask."""
+
+    name: str
+    """Unique in its data set, and fit to be a file name."""
+    image: Path
+    mask: Path
+    site: str = ""
+    """Hospital or scanner that the scan comes from; empty if not known."""
+    split: str = ""
+    """"training", "validation" or "test" where the data set says so itself."""
+    label: int | None = None
+    """Of the prostate in the mask, see `mask_files.read_mask`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a case."""
+
+    case: str
+    file: Path
+    sentence: str
+    """What is wrong, with the file's name."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What reading a case has shown."""
+
+    case: Case
+    problems: list[Problem]
+    volume_ml: float | None
+    """Of the gland; None if the mask cannot be read."""
+    voxel_hash: str
+    """Of the scan, see `scans.voxel_hash`; empty if it cannot be read."""
+
+
+def find_cases(path: Path) -> list[Case]:
+    """Cases of a data set, in the order of their names (a manifest: in its own order).
+
+    Nothing is opened but tables: a file that belongs to a case and is absent is found by `check_cases`.
+
+    Args:
+        path: one of
+            a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
+            the sites in a ``cases.csv`` (columns case and site) if there is one;
+            a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
+            of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
+            ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
+            Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
+            a CSV file with the columns image and mask, and optionally name, site and split (training, validation or
+            test), its paths relative to the CSV file.
+
+    Raises:
+        UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
+            cases have the same name; of several channels none, or more than one, is called T2.
+    """
+    path = Path(path)
+    if os.path.isfile(path) and path.suffix.lower() == ".csv":
+        return _manifest_cases(path)
+    if not os.path.isdir(path):
+        raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
+    cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
+    if not cases:
+        raise UserError(
+            f"There are no cases in {path}. Known are folders with Case00.nii.gz with Case00_segmentation.nii.gz "
+            "(PROMISE12) or imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
+            "columns image and mask."
+        )
+    return cases
+
+
+def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Problem]:
+    """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
+    one that is too small or in two parts, several labels, other geometry, the same scan twice.
+
+    Args:
+        for_training: False allows what only a training cannot use: a mask whose extent is no gland's, and the same
+            scan in several cases, as where two readers drew it.
+
+    Returns:
+        Problems in the order of the cases; empty if every case can be trained on.
+    """
+    return [problem for found in inspect_cases(cases, for_training) for problem in found.problems]
+
+
+def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> dict[str, str]:
+    """Reads every pair and refuses what cannot be used.
+
+    Returns:
+        `scans.voxel_hash` of each case's scan, by the case's name: it is known from the check.
+
+    Raises:
+        UserError: with all that `check_cases` lists.
+    """
+    inspected = list(inspect_cases(cases, for_training))
+    problems = [problem for found in inspected for problem in found.problems]
+    if problems:
+        n_cases = len({problem.case for problem in problems})
+        have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
+        lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
+        raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
+    return {found.case.name: found.voxel_hash for found in inspected}
+
+
+def inspect_cases(cases: Sequence[Case], for_training: bool = True) -> Iterator[Inspection]:
+    """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
+    validated with.
+
+    Args:
+        for_training: see `check_cases`.
+    """
+    first: dict[str, str] = {}
+    for case in cases:
+        found = _inspect(case, for_training)
+        name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
+        if for_training and name != case.name:
+            sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
+            found.problems.append(Problem(case.name, case.image, sentence))
+        yield found
+
+
+def _inspect(case: Case, for_training: bool) -> Inspection:
+    scan = _read(case, case.image, read_scan)
+    mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
+    problems = [found for found in (scan, mask) if isinstance(found, Problem)]
+    scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
+    if not isinstance(mask, sitk.Image):
+        return Inspection(case, problems, None, scan_hash)
+    sentences = [_extent_problem(case, mask) if for_training else None]
+    if isinstance(scan, sitk.Image):
+        sentences.append(_geometry_problem(case, scan, mask))
+    problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
+    return Inspection(case, problems, _volume_ml(mask), scan_hash)
+
+
+def _promise12_cases(folder: Path) -> list[Case]:
+    files = _volumes(folder)
+    masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in files.items() if stem.endswith(_MASK_ENDING)}
+    if not masks:
+        return []
+    images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
+    names = sorted(images.keys() | masks.keys())
+    sites = _sites(folder, names)
+    return [
+        Case(
+            name,
+            images.get(name) or folder / f"{name}{_suffix(masks[name])}",
+            masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
+            sites.get(name, ""),
+        )
+        for name in names
+    ]
+
+
+def _nnunet_cases(folder: Path) -> list[Case]:
+    if not (folder / "labelsTr").is_dir():
+        raise UserError(f"{folder} has a folder imagesTr but no labelsTr. Put the masks into a folder labelsTr.")
+    labels = _volumes(folder / "labelsTr")
+    scans = _volumes(folder / "imagesTr")
+    # In the Decathlon's own layout the image is named like its label, even if that ends in four digits.
+    has_channels = any(stem.endswith(f"_{_FIRST_CHANNEL}") and stem not in labels for stem in scans)
+    channel = _t2_channel(folder / "dataset.json") if has_channels else ""
+    images: dict[str, Path] = {}
+    # Of a case whose channel is missing another file still tells that there is the case.
+    known = dict(labels)
+    for stem, file in scans.items():
+        parts = _CHANNEL.fullmatch(stem) if has_channels and stem not in labels else None
+        name = parts["case"] if parts else stem
+        known.setdefault(name, file)
+        if parts is None or parts["channel"] == channel:
+            images[name] = file
+    names = sorted(known)
+    sites = _sites(folder, names)
+    ending = f"_{channel}" if has_channels else ""
+    return [
+        Case(
+            name,
+            images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(known[name])}",
+            labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(known[name])}",
+            sites.get(name, ""),
+        )
+        for name in names
+    ]
+
+
+def _t2_channel(table: Path) -> str:
+    """The four digits of the channel to take: the T2-weighted one, by dataset.json; without that, the first."""
+    if not table.is_file():
+        return _FIRST_CHANNEL
+    try:
+        description = json.loads(table.read_text("utf-8"))
+        # Of version 2 and of version 1, where they stand for the files' endings.
+        named = description.get("channel_names") or description.get("modality") or {}
+        names = {int(number): str(name) for number, name in named.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{table} cannot be read ({error}). Mend it, or remove it to take the first channel."
+        ) from error
+    if len(names) < 2:
+        return _FIRST_CHANNEL
+    t2 = [number for number, name in names.items() if names_t2(name)]
+    if len(t2) != 1:
+        raise UserError(
+            f"Of the channels in {table}, {list_names(list(names.values()))}, {'none' if not t2 else 'more than one'} "
+            "is called T2. Give the right one a name with T2 there."
+        )
+    return f"{t2[0]:04}"
+
+
+def _manifest_cases(path: Path) -> list[Case]:
+    cases: dict[str, Case] = {}
+    for line, row in _read_table(path, ("image", "mask")):
+        if not row["image"] or not row["mask"]:
+            raise UserError(f"{path.name}, line {line}: the image or the mask is missing. Fill in both.")
+        image, mask = path.parent / row["image"], path.parent / row["mask"]
+        name = row.get("name") or image.name.removesuffix(_suffix(image))
+        split = row.get("split", "").lower()
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{path.name}, line {line}: {name!r} cannot name a case. Use letters, digits, - and _.")
+        if name in cases:
+            raise UserError(f"{path.name}, line {line}: there is already a case {name}. Give each its own name.")
+        if split not in _SPLITS:
+            raise UserError(f"{path.name}, line {line}: unknown split {split!r}. Use training, validation or test.")
+        cases[name] = Case(name, image, mask, row.get("site", ""), _SPLITS[split])
+    if not cases:
+        raise UserError(f"{path} lists no case. Add a line for each image and mask.")
+    return list(cases.values())
+
+
+def _suffix(file: Path) -> str:
+    return next((file.name[-len(s) :] for s in VOLUME_SUFFIXES if file.name.lower().endswith(s)), file.suffix)
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    """The folder's image files by their name without the suffix."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        # macOS leaves "._Case00.nii.gz" beside files that it copied.
+        if file.name.startswith(".") or not file.name.lower().endswith(VOLUME_SUFFIXES):
+            continue
+        stem = file.name.removesuffix(_suffix(file))
+        if stem in found:
+            raise UserError(f"{folder} has both {found[stem].name} and {file.name}. Remove one of them.")
+        found[stem] = file
+    return found
+
+
+def _sites(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """By case, as far as the folder's table has them; a name of no case is refused: its site would go unnoticed."""
+    table = folder / "cases.csv"
+    if not table.is_file():
+        return {}
+    sites = {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
+    unknown = [name for name in sites if name not in names]
+    if unknown:
+        raise UserError(
+            f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
+        )
+    return sites
+
+
+def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file as (line number, text by column in lower case)."""
+    try:
+        # Excel puts a byte order mark in front.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            columns = [column.strip().lower() for column in next(reader, [])]
+            rows = [
+                (reader.line_num, dict(zip(columns, map(str.strip, row), strict=False))) for row in reader if any(row)
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}). Save it as CSV with commas, in UTF-8.") from error
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(missing)}. "
+            f"Its first line must name the columns {', '.join(needed)}, with commas between them."
+        )
+    # A row that ends early has its last cells empty.
+    return [(line, {column: row.get(column, "") for column in columns}) for line, row in rows]
+
+
+def _read(case: Case, file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.Image | Problem:
+    if not file.exists():
+        return Problem(case.name, file, f"{file.name} is missing in {file.parent}.")
+    try:
+        return reader(file)
+    except UserError as error:
+        return Problem(case.name, file, str(error))
+
+
+def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
+    voxels = sitk.GetArrayViewFromImage(mask)
+    if not voxels.any():
+        return f"{case.mask.name} is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
+    if voxels.all():
+        return f"{case.mask.name} covers the whole image. Draw the gland, or leave the case out."
+    volume_ml = _volume_ml(mask)
+    if volume_ml < _MIN_GLAND_ML:
+        return f"{case.mask.name} has {volume_ml:.2g} ml: too little for a gland. Draw it, or leave the case out."
+    largest, second, *_ = [*part_sizes(mask), 0]
+    if second > _MAX_STRAY_SHARE * largest:
+        return (
+            f"{case.mask.name} has a second part, of {second / largest:.0%} of the largest one. Remove what is not "
+            "prostate, or join the parts."
+        )
+    return None
+
+
+def _volume_ml(mask: sitk.Image) -> float:
+    return int(sitk.GetArrayViewFromImage(mask).sum()) * math.prod(mask.GetSpacing()) / 1000
+
+
+def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | None:
+    try:
+        check_same_grid(mask, scan, case.mask.name, case.image.name)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""Models as folders and files: weights, description, card."""

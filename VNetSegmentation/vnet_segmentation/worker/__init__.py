@@ -1,0 +1,1 @@
+"""The process that works for Slicer's panel."""
