@@ -1,7 +1,7 @@
 """What goes between the panel and its worker: JSON objects, one a line.
 
-A request has an ``id``, a ``command`` and the command's fields; ``{"id": ..., "command": "cancel"}`` takes back the request
-of that id. Events, each with the ``id`` of its request where there is one:
+A request has an ``id``, a ``command`` and the command's fields; the command "cancel" takes back the request of its id.
+Events, each with the ``id`` of its request where there is one:
 
     started     the worker is there: pid, version, python
     failed      it cannot work at all: code, message
