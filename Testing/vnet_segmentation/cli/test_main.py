@@ -395,5 +395,5 @@ def test_a_cluster_without_dask_is_told_how_to_get_it(tmp_path):
     )
     ran = _python("batch", str(tmp_path), "-o", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:1", code=code)
     assert ran.returncode == ExitCode.MISSING_DEPENDENCY
-    assert 'pip install "vnet-segmentation[cluster]"' in ran.stderr
+    assert 'pip install "dask[distributed]"' in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -29,7 +29,7 @@ try:
     from distributed import TimeoutError as NotYet
 except ImportError as missing:
     raise UserError(
-        'The Python package dask is missing. Install it: pip install "vnet-segmentation[cluster]"',
+        'The Python package dask is missing. Install it: pip install "dask[distributed]"',
         ExitCode.MISSING_DEPENDENCY,
     ) from missing
 

@@ -29,9 +29,13 @@ class Preprocessing:
     """Settings that a model was trained with. Axis order x, y, z (left-right, front-back, foot-head)."""
 
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.5)
+    """Of the network's grid."""
     size: tuple[int, int, int] = (128, 128, 64)
+    """Of the network's field, in voxels."""
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    """Grey levels beyond are clipped."""
     bias_correction: bool = False
+    """N4, see `correct_bias_field`."""
 
     def as_dict(self) -> dict[str, Any]:
         """For model.json."""

@@ -23,10 +23,13 @@ class AppearanceSettings:
     """What `sample_appearance` draws from; a probability of 0 switches a change off."""
 
     histogram_matching_probability: float = 0.5
+    """Grey levels get the distribution of another case's."""
     gamma_probability: float = 0.0
+    """Grey levels are raised to a power."""
     gamma_log_range: float = 0.4
     """Largest magnitude of log(gamma)."""
     bias_field_probability: float = 0.0
+    """A smooth change of brightness over the field."""
     bias_field_sigma: float = 0.25
     """Standard deviation of the B-spline coefficients of the field's logarithm."""
     coil_probability: float = 0.0
@@ -34,6 +37,7 @@ class AppearanceSettings:
     coil_gain: float = 4.0
     """Largest relative signal at the coil."""
     noise_probability: float = 0.0
+    """Gaussian noise."""
     noise_sigma: float = 0.15
     """Largest standard deviation of the noise, relative to the crop's."""
     blur_probability: float = 0.0

@@ -24,6 +24,7 @@ class DeformationSettings:
     """What `sample_deformation` draws from."""
 
     bspline_probability: float = 0.5
+    """A smooth bend, of a B-spline with 5 coefficients along each axis."""
     bspline_sigma_mm: float = 15.0
     """Standard deviation of the coefficients."""
     rotation_degrees: float = 0.0

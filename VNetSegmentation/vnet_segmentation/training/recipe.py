@@ -31,6 +31,7 @@ class Recipe:
     """Settings of a training run. Sizes and lengths in axis order x, y, z."""
 
     title: str
+    """For people."""
     layout: str
     """Of the network, a name in `vnet.LAYOUTS`. Where a model is trained further, layout, width and normalisation
     are its own."""
@@ -41,16 +42,23 @@ class Recipe:
     optimiser: str
     """"adamw" or "sgd"."""
     learning_rate: float
+    """The largest."""
     weight_decay: float
+    """Of the kernels: how strongly they are pulled to 0."""
     schedule: str
     """"cosine", from the learning rate to 0, or "steps", divided by 10 every `iterations_per_step`."""
     iterations: int
+    """Of a run."""
     batch_size: int
+    """Crops that an iteration learns from."""
     width: int = 8
     """Channels of the network's first stage."""
     momentum: float = 0.9
+    """Of "sgd"."""
     iterations_per_step: int = 25_000
+    """Of the schedule "steps"."""
     warm_up_iterations: int = 0
+    """In which the learning rate rises from 0, with the schedule "cosine"."""
     gradient_norm: float | None = None
     """Gradients longer than this are shortened to it."""
     averaging_decay: float = 0.0
@@ -82,7 +90,9 @@ class Recipe:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """What the network sees, in training and whenever the model is used."""
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
+    """How crops are bent, turned and scaled."""
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
+    """How their grey levels are changed."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
