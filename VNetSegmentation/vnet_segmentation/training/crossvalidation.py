@@ -126,7 +126,11 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
         return plan["cases"]
-    stored = json.loads(path.read_text("utf-8"))
+    try:
+        stored = dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError):
+        # Damaged: what it was made for cannot be told.
+        stored = {}
     if {**stored, "cases": plan["cases"]} == plan:
         # Earlier versions did not keep any: what has not changed since cannot be told.
         _refuse_changes(stored.get("cases", {}), plan["cases"])
