@@ -243,6 +243,7 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
         with pytest.raises(UserError, match=rf"as {re.escape(suffix)}\. Choose one of .*\.nii\.gz, ") as caught:
             check_batch([empty], tmp_path / "masks", BatchOptions(suffix=suffix))
         assert caught.value.exit_code == ExitCode.USAGE
+    check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".NII.GZ"))
 
 
 def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path):

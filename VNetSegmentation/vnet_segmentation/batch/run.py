@@ -169,7 +169,7 @@ def check_batch(inputs: Sequence[Path], output_folder: Path, options: BatchOptio
             raise UserError(f"There is no file or folder {path}. Check the path.", ExitCode.USAGE)
     # The suffix itself, not a name that ends in it: it must lead to no other folder.
     suffixes = (MASK_SUFFIX, *WRITABLE_SUFFIXES)
-    if options.suffix not in suffixes:
+    if options.suffix.lower() not in suffixes:
         raise UserError(
             f"Masks cannot be written as {options.suffix}. Choose one of {', '.join(suffixes)}.", ExitCode.USAGE
         )
