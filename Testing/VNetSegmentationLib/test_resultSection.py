@@ -64,3 +64,33 @@ def test_a_threshold_does_not_move_a_mask_under_another_transform(segmented, add
     desktop.run_for(0.2)
     volume.SetAndObserveTransformNodeID(None)
     np.testing.assert_array_equal(segmented.voxels(), voxels)
+
+
+def test_another_transform_is_told_and_what_comes_back_is_as_it_was(segmented, add_transform, desktop):
+    volume, text = segmented.ui.inputVolumeSelector.currentNode(), segmented.ui.volumeLabel.text
+    segmented.paint()
+    painted, edited = segmented.voxels().copy(), segmented.ui.volumeLabel.text
+    assert edited != text
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    desktop.wait_until(lambda: "different transforms" in segmented.ui.warningsLabel.text)
+    assert segmented.ui.volumeLabel.text == edited
+    assert segmented.ui.discardCorrectionsButton.isHidden()
+    volume.SetAndObserveTransformNodeID(None)
+    desktop.wait_until(lambda: "different transforms" not in segmented.ui.warningsLabel.text)
+    assert "by hand" in segmented.ui.warningsLabel.text
+    assert not segmented.ui.discardCorrectionsButton.isHidden()
+    segmented.ui.psaSpinBox.value = 3.0
+    desktop.run_for(0.2)
+    np.testing.assert_array_equal(segmented.voxels(), painted)
+
+
+def test_a_threshold_that_waits_does_not_take_back_a_stroke(segmented, desktop):
+    import slicer
+
+    volume, voxels = segmented.ui.inputVolumeSelector.currentNode(), segmented.voxels().copy()
+    segmented.ui.thresholdSlider.value = 0.2
+    voxels[2, 55:75, 55:75] = 1 - voxels[2, 55:75, 55:75]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, segmented.segmentation, "Prostate", volume)
+    desktop.run_for(0.3)
+    np.testing.assert_array_equal(segmented.voxels(), voxels)
+    assert "by hand" in segmented.ui.warningsLabel.text

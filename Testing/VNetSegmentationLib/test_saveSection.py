@@ -116,3 +116,12 @@ def test_what_slicer_cannot_export_is_a_sentence(segmented, desktop, tmp_path, m
     desktop.click(segmented.ui.saveMaskButton)
     assert "Export of segment failed" in segmented.ui.saveStatusLabel.text
     assert list(folder.iterdir()) == []
+
+
+def test_the_next_scene_does_not_get_the_folder_of_the_one_before(segmented, add_scan, tmp_path):
+    import slicer
+
+    segmented.ui.saveFolderPath.currentPath = str(tmp_path)
+    slicer.mrmlScene.Clear(0)
+    segmented.segment(add_scan())
+    assert segmented.ui.saveFolderPath.currentPath == ""

@@ -288,3 +288,15 @@ def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeyp
         desktop.click(panel.ui.sampleDataButton)
         assert "No internet" in desktop.dialogs[-1][1]
         assert panel.ui.inputVolumeSelector.currentNode() is before
+
+
+def test_the_slice_views_follow_the_chosen_scan(segmented, add_scan):
+    import slicer
+
+    def shown():
+        return slicer.mrmlScene.GetNthNodeByClass(0, "vtkMRMLSliceCompositeNode").GetBackgroundVolumeID()
+
+    first, second = segmented.ui.inputVolumeSelector.currentNode(), add_scan("another")
+    for volume in (second, first):
+        segmented.choose(volume)
+        assert shown() == volume.GetID()

@@ -61,7 +61,9 @@ class Application:
         """Knows the views by name; there are none behind the names. None without a main window."""
         if slicer.util.mainWindow() is None:
             return None
-        return types.SimpleNamespace(sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS))
+        return types.SimpleNamespace(
+            sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS), resetThreeDViews=lambda: None
+        )
 
     def userSettings(self) -> Wrapper:
         return wrap(QtCore.QSettings())

@@ -61,9 +61,9 @@ class CorrectSection:
             self._editor.setCurrentSegmentID(segmentId)
 
     def remember(self, segment: ProstateSegment) -> None:
-        """Makes the change that follows one that the editor's undo takes back, if the panel is shown."""
+        """Makes the change that follows one that the editor's undo takes back, if it is on this segmentation."""
         self.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
-        if self._isShown:
+        if self._editor.segmentationNode() is segment.segmentationNode:
             self._editor.saveStateForUndo()
 
     def enter(self) -> None:

@@ -178,13 +178,13 @@ class ProstateSegment:
             self._segment().SetTag(MODEL_TAG, model)
 
     def isEdited(self, mask: sitk.Image | None = None) -> bool:
-        """Whether the mask differs from the one that the module wrote.
+        """Whether the mask differs from the one that the module wrote; False where it wrote none.
 
         Args:
             mask: as `read` has just returned it, which takes Slicer a third of a second for a large scan.
         """
         voxels = self._voxels() if mask is None else sitk.GetArrayViewFromImage(mask)
-        return _tag(self._segment(), AUTOMATIC_TAG) not in ("", _checksum(voxels))
+        return _tag(self._segment(), AUTOMATIC_TAG) not in (None, "", _checksum(voxels))
 
     def show(self, in3D: bool) -> None:
         """Makes the segment visible in slices, and in 3D or not, and brings the slice views to its middle."""
@@ -220,7 +220,7 @@ class ProstateSegment:
 
     def _voxels(self) -> np.ndarray:
         """(k, j, i), uint8."""
-        with _noLeftovers(), _asLabelmap(self.segmentationNode, self.segmentId) as node:
+        with _noLeftovers(), _asLabelmap(self.segmentationNode, self.segmentId, self.volumeNode) as node:
             array = slicer.util.arrayFromSegmentBinaryLabelmap(node, self.segmentId, self.volumeNode)
         return (array != 0).astype(np.uint8)
 
@@ -241,19 +241,23 @@ _LABELMAP, _SURFACE = "Binary labelmap", "Closed surface"
 
 
 @contextmanager
-def _asLabelmap(segmentationNode, segmentId: str):
+def _asLabelmap(segmentationNode, segmentId: str, volumeNode):
     """The segmentation, or where it is drawn otherwise, as contours of a treatment plan are, a copy of the segment for
-    the time being: reading would leave label maps in the user's own."""
+    the time being: reading would leave label maps in the user's own, and on whatever grid that has."""
     segmentation = segmentationNode.GetSegmentation()
     if segmentation.GetSourceRepresentationName() == _LABELMAP:
         yield segmentationNode
         return
-    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    copy = slicer.vtkMRMLSegmentationNode()
+    # Before it is in the scene: lists look at that only then.
+    copy.SetHideFromEditors(True)
+    slicer.mrmlScene.AddNode(copy)
     try:
-        copy.SetHideFromEditors(True)
+        copy.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         copy.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
         copy.GetSegmentation().SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
-        copy.GetSegmentation().CopySegmentFromSegmentation(segmentation, segmentId)
+        if not copy.GetSegmentation().CopySegmentFromSegmentation(segmentation, segmentId):
+            raise RuntimeError("Copying of segment failed.")
         yield copy
     finally:
         slicer.mrmlScene.RemoveNode(copy)

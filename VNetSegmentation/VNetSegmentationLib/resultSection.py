@@ -1,5 +1,7 @@
 """Reading the result: size, PSA density, confidence; and the threshold that the mask follows."""
 
+import logging
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -33,6 +35,7 @@ class ResultSection:
         self._segment = None
         self._measurements = None
         self._edited = False
+        self._problem = None  # why the mask cannot be read now; what was read before still holds
         self._written = None  # threshold and smoothing that the mask was made with
         self._isShown = self._isOutdated = False
         self._observed = []
@@ -62,8 +65,9 @@ class ResultSection:
             # Strokes come as the first of these, undo as the second.
             events = slicer.vtkSegmentation
             for event in (events.SourceRepresentationModified, events.SegmentModified, events.SegmentRemoved):
-                tag = segmentation.AddObserver(event, lambda *_arguments: self._onChanged())
-                self._observed.append((segmentation, tag))
+                self._observe(segmentation, event)
+            for node in (segment.segmentationNode, segment.volumeNode):
+                self._observe(node, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
 
     def close(self) -> None:
         """Stops observing and waiting."""
@@ -89,15 +93,22 @@ class ResultSection:
         return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
 
     def _rewrite(self) -> None:
-        if self._result is not None and self._segment.problem() is None:
-            self._written = self._wish()
-            self._result.writeMask(*self._written)
+        # A stroke that was not looked at yet makes it the user's.
+        if self._isOutdated:
             self._readSegment()
+        if not self._edited:
+            self._writeAutomatic()
 
     def _discardCorrections(self) -> None:
         if self._segment.problem() is None:
             self._remember(self._segment)
-            self._rewrite()
+            self._writeAutomatic()
+
+    def _writeAutomatic(self) -> None:
+        if self._result is not None and self._segment.problem() is None:
+            self._written = self._wish()
+            self._result.writeMask(*self._written)
+            self._readSegment()
 
     def _onChanged(self) -> None:
         self._isOutdated = True
@@ -107,10 +118,19 @@ class ResultSection:
     def _readSegment(self) -> None:
         self._measure.stop()
         self._isOutdated = False
-        known = self._segment is not None and self._segment.problem() is None
-        mask = self._segment.read() if known else None
-        self._measurements = measure(mask) if known else None
-        self._edited = known and self._segment.isEdited(mask)
+        isThere = self._segment is not None and self._segment.exists
+        self._problem = self._segment.problem() if isThere else None
+        if not isThere:
+            self._measurements, self._edited = None, False
+        elif self._problem is None:
+            try:
+                mask = self._segment.read()
+                self._measurements, self._edited = measure(mask), self._segment.isEdited(mask)
+            except RuntimeError as error:
+                # Such as contours for which Slicer has no conversion.
+                logging.exception("The mask could not be read")
+                self._problem = _("The mask cannot be read: {error}").format(error=error)
+                self._measurements, self._edited = None, False
         self._showTexts()
 
     def _showTexts(self) -> None:
@@ -122,13 +142,17 @@ class ResultSection:
         showWrapped(ui.confidenceLabel, reportText.confidenceText(report) if known else "")
         showWrapped(ui.runLabel, reportText.runText(report) if known else "")
         notes = list(report["warnings"]) if known and report else []
+        if self._problem is not None:
+            notes.append(self._problem)
         if known and self._edited:
             notes.append(_("The mask was changed by hand, so threshold and smoothing are locked."))
         ui.warningsLabel.visible = bool(notes)
         showWrapped(ui.warningsLabel, "\n".join(notes))
-        adjustable = known and self._result is not None and not self._edited
+        adjustable = known and self._result is not None and not self._edited and self._problem is None
         ui.thresholdSlider.enabled = ui.smoothCheckBox.enabled = adjustable
-        ui.discardCorrectionsButton.visible = known and self._result is not None and self._edited
+        ui.discardCorrectionsButton.visible = (
+            known and self._result is not None and self._edited and self._problem is None
+        )
         self._showPsaDensity()
 
     def _showPsaDensity(self) -> None:
@@ -148,7 +172,10 @@ class ResultSection:
         qt.QApplication.clipboard().setText(text)
         slicer.util.showStatusMessage(_("The figures are in the clipboard."), 3000)
 
+    def _observe(self, caller, event) -> None:
+        self._observed.append((caller, caller.AddObserver(event, lambda *_arguments: self._onChanged())))
+
     def _unobserve(self) -> None:
-        for segmentation, tag in self._observed:
-            segmentation.RemoveObserver(tag)
+        for caller, tag in self._observed:
+            caller.RemoveObserver(tag)
         self._observed = []

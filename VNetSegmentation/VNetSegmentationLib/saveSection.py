@@ -40,6 +40,10 @@ class SaveSection:
             # Not the folder of the mask before: it was another patient's, whose scan may have the same name.
             self._ui.saveFolderPath.currentPath = str(file.parent) if file else ""
 
+    def forgetScan(self) -> None:
+        """The scene is closed or read: a scan of the next one may have the ID of the last."""
+        self._volumeId = None
+
     def _saveMask(self) -> None:
         self._attempt(self._writeMask)
 

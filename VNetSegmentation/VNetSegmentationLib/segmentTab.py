@@ -39,6 +39,7 @@ class SegmentTab:
         self._worker = worker
         self._parameters = None
         self._run = None
+        self._isEntered = False
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = _NOTHING
         self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
@@ -57,6 +58,7 @@ class SegmentTab:
 
     def enter(self) -> None:
         """The panel is shown."""
+        self._isEntered = True
         self._correct.enter()
         self._resultSection.enter()
         self._preselectVolume()
@@ -74,6 +76,7 @@ class SegmentTab:
 
     def exit(self) -> None:
         """The panel is left; a run goes on."""
+        self._isEntered = False
         self._correct.exit()
         self._resultSection.exit()
 
@@ -96,6 +99,7 @@ class SegmentTab:
             self._resultSection.close()
             self._compare.show(None)
             self._save.show(None)
+            self._save.forgetScan()
             self._correct.edit(None, None)
             self._newestVolumeId = None
         elif parameters.inputVolume is not None:
@@ -223,6 +227,9 @@ class SegmentTab:
             # No segment has an empty ID: whatever is there is shown, though this calls us again.
             self._shown = (volume.GetID(), segmentation and segmentation.GetID(), "")
             self._parameters.outputSegmentation = segmentation
+            if isAnother and self._isEntered and slicer.app.layoutManager() is not None:
+                # The mask must not be corrected on the scan before.
+                slicer.util.setSliceViewerLayers(background=volume, fit=True)
         self._observe(segmentation)
         segment = self._segment(segmentation, volume)
         ids = (volume and volume.GetID(), segmentation and segmentation.GetID(), segment and segment.segmentId)
