@@ -29,7 +29,8 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[
 
     seen = set()
     for directory, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        subfolders.sort()
+        # Links last: a folder keeps its own name when a link to it is added.
+        subfolders.sort(key=lambda name: (os.path.islink(os.path.join(directory, name)), name))
         real = os.path.realpath(directory)
         if real in seen:
             subfolders.clear()

@@ -294,12 +294,12 @@ def test_mask_of_everything(case: Case) -> None:
 
 def test_mask_of_less_than_a_gland(case: Case) -> None:
     mask = mask_image() * 0
-    # 5.625 mm3 each: 0.99 ml.
-    mask[4:12, 6:17, 5:7] = 1
+    # 5.625 mm3 each: 0.09 ml.
+    mask[4:12, 6:8, 5] = 1
     write(mask, case.mask)
-    assert "Case00_segmentation.nii.gz has 0.99 ml: too little" in sentences(case)[0]
+    assert "Case00_segmentation.nii.gz has 0.09 ml: too little" in sentences(case)[0]
     assert check_cases([case], for_training=False) == []
-    mask[4:12, 17:19, 5] = 1
+    mask[4:6, 8, 5] = 1
     write(mask, case.mask)
     assert sentences(case) == []
 

@@ -668,6 +668,26 @@ def test_a_checkpoint_precedes_and_follows_each_validation(script: Script) -> No
     assert script.stored == [4, 4, 8, 8, 10, 10]
 
 
+@pytest.mark.parametrize("killed_at", [4, 6])
+def test_a_validation_in_which_a_run_was_killed_is_made_up_for(script: Script, tmp_path: Path, killed_at: int) -> None:
+    undisturbed = script.new_run(iterations=6)
+    script.go(undisturbed, validate_every=2)
+    killed, checkpoint = script.new_run(iterations=6), tmp_path / "checkpoint.safetensors"
+
+    def validation_dice() -> float:
+        if killed.iteration == killed_at:
+            raise KeyboardInterrupt
+        return ScriptedRun.validation_dice(killed)
+
+    killed.validation_dice = validation_dice
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(lambda progress: None, lambda: killed.save(checkpoint), validate_every=2)
+    resumed = script.new_run(iterations=6)
+    resumed.resume(checkpoint)
+    assert script.go(resumed, validate_every=2)
+    assert resumed.history == undisturbed.history
+
+
 def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
     run = script.new_run(iterations=3)
 

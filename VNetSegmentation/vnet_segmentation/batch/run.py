@@ -20,7 +20,6 @@ from vnet_segmentation.batch.tables import (
     failed_row,
     finished_row,
     is_report,
-    is_there,
 )
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
@@ -220,7 +219,7 @@ def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
     report = _earlier_report(outputs.report)
     owner = Path(report["scan"]) if report else Path()
     # A scan that has moved is not there any more under its old name, and is still the same one.
-    is_of_another = owner.is_absolute() and is_there(owner) and not owner.samefile(case.scan)
+    is_of_another = owner.is_absolute() and os.path.exists(owner) and not owner.samefile(case.scan)
     if has_mask and is_of_another:
         return failed_row(
             case, UserError(f"{outputs.mask} is the mask of another scan, {owner}. Choose another output folder.")

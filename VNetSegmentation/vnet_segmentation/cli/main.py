@@ -22,6 +22,8 @@ from vnet_segmentation.training.recipe import load_recipe, recipe_names
 
 EXIT_CODES_HELP = "exit codes: " + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
+_USERS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.EIO}
+
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command.
@@ -52,7 +54,9 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return ExitCode.CANCELLED
     except OSError as error:
-        # What no command foresaw: a folder of somebody else's, a name that is too long, a full disk.
+        # What no command foresaw: a folder of somebody else's, a name that is too long, a full disk. All else is a bug.
+        if error.errno not in _USERS_ERRORS:
+            raise
         _drop_output()
         what = error.filename or "The output"
         print(f"vnet-segmentation: {what} cannot be used: {error.strerror or error}.", file=sys.stderr)

@@ -23,7 +23,7 @@ from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
 
-_MIN_GLAND_ML = 1.0
+_MIN_GLAND_ML = 0.1
 """A smaller mask is a slip of the hand: glands have 10 ml and more."""
 _MAX_STRAY_SHARE = 0.1
 """Of the largest part; stray voxels at a gland's border are far fewer."""
@@ -292,13 +292,14 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _sites(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """By case, as far as the folder's table has them; a name of no case is refused: its site would go unnoticed."""
+    """By case, as far as the folder's table has them. A name of no case is refused where a case has no row: it may be
+    that one's, written otherwise."""
     table = folder / "cases.csv"
     if not table.is_file():
         return {}
     sites = {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
     unknown = [name for name in sites if name not in names]
-    if unknown:
+    if unknown and any(name not in sites for name in names):
         raise UserError(
             f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
         )
@@ -346,7 +347,8 @@ def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
     if volume_ml < _MIN_GLAND_ML:
         return f"{case.mask.name} has {volume_ml:.2g} ml: too little for a gland. Draw it, or leave the case out."
     largest, second, *_ = [*part_sizes(mask), 0]
-    if second > _MAX_STRAY_SHARE * largest:
+    # One of several labels may be a zone, which lies in parts.
+    if not case.label and second > _MAX_STRAY_SHARE * largest:
         return (
             f"{case.mask.name} has a second part, of {second / largest:.0%} of the largest one. Remove what is not "
             "prostate, or join the parts."

@@ -54,15 +54,19 @@ def keep_largest_component(mask: sitk.Image) -> sitk.Image:
 
 
 def part_sizes(mask: sitk.Image) -> list[int]:
-    """Voxels of each connected part (faces touch) of a mask of 0 and 1, uint8; the largest first."""
+    """Voxels of each connected part (corners touch) of a mask of 0 and 1, uint8; the largest first."""
     box = bounding_box(mask)
-    return [] if box is None else sorted(_connected_parts(mask, box)[1].tolist(), reverse=True)
+    return [] if box is None else sorted(_connected_parts(mask, box, corners=True)[1].tolist(), reverse=True)
 
 
-def _connected_parts(mask: sitk.Image, box: Box) -> tuple[sitk.Image, NDArray[np.int64]]:
-    """Labels from 1 in the box, and the voxels of each. Labelling the box alone spares most of a large scan."""
+def _connected_parts(mask: sitk.Image, box: Box, corners: bool = False) -> tuple[sitk.Image, NDArray[np.int64]]:
+    """Labels from 1 in the box, and the voxels of each. Labelling the box alone spares most of a large scan.
+
+    Args:
+        corners: voxels that share an edge or a corner are connected, too, not only those that share a face.
+    """
     size = (box[1] - box[0] + 1).tolist()
-    labels = sitk.ConnectedComponent(sitk.RegionOfInterest(mask, size, box[0].tolist()))
+    labels = sitk.ConnectedComponent(sitk.RegionOfInterest(mask, size, box[0].tolist()), corners)
     return labels, np.bincount(sitk.GetArrayViewFromImage(labels).ravel())[1:]
 
 

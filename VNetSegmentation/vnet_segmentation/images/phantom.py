@@ -3,7 +3,7 @@
 Anatomy in ellipsoids and slabs, deformed by a smooth random field: muscle, fat, bone, bladder, rectum and a prostate
 with a bright peripheral zone and a nodular transition zone. Then what a scanner adds: thick slices, an oblique grid,
 a bias field and Rician noise. Trainings keep phantoms in their caches: whoever changes what comes out here raises
-`training.training_run.cache._FORMAT`.
+`training.cache._FORMAT`.
 """
 
 from __future__ import annotations

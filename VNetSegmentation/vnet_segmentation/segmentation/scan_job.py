@@ -162,7 +162,8 @@ def write_results(scan: LoadedScan, result: Segmentation, outputs: Outputs) -> d
 @contextmanager
 def _nothing_left_of_a_failure(outputs: Outputs) -> Iterator[None]:
     """Removes the files that were written before an error, or Ctrl+C, but for those that replaced one."""
-    new = [path for path in outputs.all if not path.exists()]
+    # Where they are written: a link stays.
+    new = [Path(os.path.realpath(path)) for path in outputs.all if not path.exists()]
     try:
         yield
     except BaseException:

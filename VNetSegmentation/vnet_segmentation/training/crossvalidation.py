@@ -131,7 +131,7 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
     except (ValueError, TypeError):
         # Damaged: what it was made for cannot be told.
         stored = {}
-    if {**stored, "cases": plan["cases"]} == plan:
+    if {**stored, "cases": plan["cases"]} == plan and isinstance(stored.get("cases", {}), dict):
         # Earlier versions did not keep any: what has not changed since cannot be told.
         _refuse_changes(stored.get("cases", {}), plan["cases"])
     if stored != plan:

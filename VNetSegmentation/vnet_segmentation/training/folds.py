@@ -1,4 +1,4 @@
-"""Which cases a model learns from, and which only judge it."""
+"""Cases dealt out, from every site: into training and validation, and into folds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases a training learns from and which judge it. Needs no torch, so that the panel can ask, too."""
+"""The runs of a training: which cases each learns from, and which judge it. Needs no torch: the panel asks, too."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _train_model(
         say("Measuring the model to start from")
         known = known_cases(base_description, {case.name: voxel_hashes[case.name] for case in plan.judged})
         if known:
-            say(f"It has learned from {list_names(known)}: on these, it and the new model look better than they are")
+            say(f"By voxels or name it knows {list_names(known)}: on these, it and the new model look too good")
         before = _evaluate(job, options.base, plan.judged)
         if len(plan.judged) < MIN_CASES:
             say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
@@ -187,7 +187,7 @@ def _train_model(
     if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
-        warnings.append("The model before, and by it the new one, has learned from some of these: both look too good.")
+        warnings.append("By voxels or name the model before knows some of these: both look too good.")
     if run.best_iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:

@@ -127,6 +127,7 @@ class TrainingRun:
         self._best: dict[str, Tensor] = {}
         """Weights with the highest validation Dice so far, where the recipe keeps them."""
         self._best_dice = -math.inf
+        self._is_unmeasured = False
         self._n_without_gain = 0
         """Validations since then."""
         self._only_small_crops = False
@@ -193,6 +194,13 @@ class TrainingRun:
             dice = self._validate()
             self.history.append({"iteration": 0, "validation_dice": dice})
             self._tell(report, Progress(0, 0.0, None, dice, None))
+        if self._is_unmeasured:
+            # It was killed during a validation, which may be the best.
+            loss, dice = sum(self._losses) / len(self._losses), self._validate()
+            self.history.append({"iteration": self.iteration, "loss": loss, "validation_dice": dice})
+            self._losses = []
+            store()
+            self._tell(report, Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
         while not (finished or stopped):
             self._losses.append(self.step())
             self.elapsed_s = self.processes.of_first(time.monotonic() - began)
@@ -203,6 +211,7 @@ class TrainingRun:
             dice_now = None
             if validates and self.validation:
                 # It takes the whole field: if anything ends the process, this does.
+                self._is_unmeasured = True
                 store()
                 dice_now = self._validate()
             finished = finished or self.fraction >= 1
@@ -352,6 +361,7 @@ class TrainingRun:
             self._n_without_gain += 1
             may_settle = self.recipe.schedule != "cosine" or self.fraction >= _LAST_PART
             self.has_settled = may_settle and 0 < self.recipe.patience <= self._n_without_gain
+        self._is_unmeasured = False
         return dice
 
     def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
@@ -386,6 +396,7 @@ class TrainingRun:
                 "best_iteration": self.best_iteration,
                 "n_without_gain": self._n_without_gain,
                 "has_settled": self.has_settled,
+                "is_unmeasured": self._is_unmeasured,
                 "recomputes": self.model.recomputes,
                 "only_small_crops": self._only_small_crops,
             },
@@ -425,6 +436,7 @@ class TrainingRun:
         self.history, self._losses = state["history"], state["losses"]
         self._best, self.best_iteration = groups["best"], state["best_iteration"]
         self._n_without_gain, self.has_settled = state["n_without_gain"], state["has_settled"]
+        self._is_unmeasured = state["is_unmeasured"]
         self.model.recomputes, self._only_small_crops = state["recomputes"], state["only_small_crops"]
         self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
 
