@@ -87,9 +87,12 @@ def test_promise12_sites_come_from_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [["a.mhd", "a_segmentation.mhd"], ["imagesTr/a.mhd", "labelsTr/a.mhd"]])
 def test_a_site_of_no_case_is_named(tmp_path: Path, files: list[str]) -> None:
     touch(tmp_path, *files)
-    (tmp_path / "cases.csv").write_text("case,site\na,UCL\nA,HK\nb,HK\n")
+    (tmp_path / "cases.csv").write_text("case,site\nA,HK\nb,HK\n")
     with pytest.raises(UserError, match=r"no case A, b in .*cases\.csv"):
         find_cases(tmp_path)
+    # The whole table beside some of its cases.
+    (tmp_path / "cases.csv").write_text("case,site\na,UCL\nb,HK\n")
+    assert [case.site for case in find_cases(tmp_path)] == ["UCL"]
 
 
 def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
