@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vnet_segmentation.datasets.dataset import Case
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.improvement import MIN_CASES
 from vnet_segmentation.training.folds import VALIDATION_SHARE, folds, folds_of_few, split_by_site
-
-_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
     """Raises `UserError` for a name that no case has."""
     unknown = set(names) - {case.name for case in cases}
     if unknown:
-        known = ", ".join(sorted(case.name for case in cases)[:_MAX_NAMES]) + ", ..." * (len(cases) > _MAX_NAMES)
+        known = list_names(sorted(case.name for case in cases))
         raise UserError(
             f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
         )

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vnet_segmentation.arrays import to_array
 from vnet_segmentation.device import Device, best_precision, is_out_of_memory
-from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.network.loss import LOSSES
 from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.processes import Processes
@@ -28,7 +28,6 @@ from vnet_segmentation.training.checkpoint import read_checkpoint, write_checkpo
 from vnet_segmentation.training.recipe import Recipe
 
 _CASES = ("training cases", "validation cases")
-_MAX_NAMES = 8
 _SMALLEST_GAIN = 0.0005
 """Of validation Dice; less does not count as one."""
 _LAST_PART = 0.75
@@ -520,7 +519,7 @@ def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
             return
         changed += [case[0] for case, before in zip(own[key], stored[key], strict=True) if case != before]
     if changed:
-        names = ", ".join(changed[:_MAX_NAMES]) + ", ..." * (len(changed) > _MAX_NAMES)
+        names = list_names(changed)
         raise UserError(
             f"Since this training began, {names} changed. Put the former files back, or begin a new training."
         )
