@@ -168,6 +168,18 @@ def test_cases_can_be_kept_for_validation_or_left_out(desktop, ui, cases):
     assert ui.trainButton.enabled
 
 
+def test_two_scans_of_a_patient_are_for_the_same(desktop, ui, cases):
+    (cases / "cases.csv").write_text("case,patient\npatient1,7\npatient2,7\n")
+    _open(desktop, ui, cases)
+    assert ui.trainButton.enabled
+    ui.trainingCasesTable.selectRow(0)
+    desktop.click(ui.useForValidationButton)
+    assert "patient1 and patient2 are scans of the same patient" in ui.trainingStatusLabel.text
+    assert not ui.trainButton.enabled
+    desktop.click(ui.leaveOutButton)
+    assert ui.trainButton.enabled
+
+
 def test_a_pair_of_the_scene_is_added(desktop, ui, cases, add_volume, ball):
     import slicer
 

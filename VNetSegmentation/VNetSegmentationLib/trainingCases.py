@@ -114,6 +114,10 @@ class TrainingCases:
             return self._message or _("Choose the folder with the training cases and read it.")
         if not self.used:
             return _("There is no case to learn from.")
+        try:
+            self.plan(hasBase=False)
+        except UserError as error:
+            return str(error)
         return None
 
     @property
@@ -127,7 +131,7 @@ class TrainingCases:
         """The engine's runs and what it judges them by; there is a case to learn from."""
         names = {*self.used, *self.validation}
         cases = [
-            Case(row["name"], Path(row["image"]), Path(row["mask"]), row["site"], row["split"])
+            Case(row["name"], Path(row["image"]), Path(row["mask"]), row["site"], row["split"], patient=row["patient"])
             for row in self._rows
             if row["name"] in names
         ]

@@ -95,6 +95,17 @@ def test_a_site_of_no_case_is_named(tmp_path: Path, files: list[str]) -> None:
     assert [case.site for case in find_cases(tmp_path)] == ["UCL"]
 
 
+def test_the_table_names_patients(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nrrd", "a_segmentation.nrrd", "b.nrrd", "b_segmentation.nrrd")
+    (tmp_path / "cases.csv").write_text("case,patient\na,7\n")
+    assert [(case.site, case.patient) for case in find_cases(tmp_path)] == [("", "7"), ("", "")]
+    (tmp_path / "cases.csv").write_text("case,Patient,site\na,7,HK\nb,7,HK\n")
+    assert [(case.site, case.patient) for case in find_cases(tmp_path)] == [("HK", "7")] * 2
+    (tmp_path / "cases.csv").write_text("case,hospital\na,HK\n")
+    with pytest.raises(UserError, match="no column site and no column patient"):
+        find_cases(tmp_path)
+
+
 def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
     touch(tmp_path, "Case00.mhd", "Case00_segmentation.mhd", "Case01.nrrd", "Case02_segmentation.nii.gz")
     cases = {case.name: case for case in find_cases(tmp_path)}
@@ -211,6 +222,16 @@ def test_faults_of_a_manifest(tmp_path: Path, table: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         find_cases(tmp_path / "set.csv")
     assert raised.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_patients_scans_have_one_split(tmp_path: Path) -> None:
+    table = tmp_path / "set.csv"
+    lines = ["image,mask,patient,split", "a.nrrd,am.nrrd,7,", "b.nrrd,bm.nrrd,7,train", "c.nrrd,cm.nrrd,,test"]
+    table.write_text("\n".join(lines))
+    assert [case.patient for case in find_cases(table)] == ["7", "7", ""]
+    table.write_text("\n".join([*lines, "d.nrrd,dm.nrrd,7,val"]))
+    with pytest.raises(UserError, match="a and d are of the patient 7 but in different splits"):
+        find_cases(table)
 
 
 def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:

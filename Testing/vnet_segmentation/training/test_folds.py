@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,42 @@ def test_folds_depend_on_the_seed_only() -> None:
 def test_folds_leave_test_cases_out() -> None:
     cases = [*make_cases(a=4), Case("t", Path("t"), Path("tm"), "a", "test")]
     assert all("t" not in {case.name for case in part} for pair in folds(cases, 2, seed=0) for part in pair)
+
+
+def of_patients(cases: list[Case], **names_by_patient: str) -> list[Case]:
+    patients = {name: patient for patient, names in names_by_patient.items() for name in names.split()}
+    return [replace(case, patient=patients.get(case.name, "")) for case in cases]
+
+
+def test_scans_of_a_patient_are_never_on_both_sides() -> None:
+    cases = of_patients(make_cases(a=9, b=6), p="a00 a05 b01", q="a02 a03", r="b00 b04")
+    for seed in range(20):
+        parts = folds(cases, 4, seed)
+        assert sorted((case for _, validation in parts for case in validation), key=cases.index) == cases
+        assert all(count_sites(validation).keys() == {"a", "b"} for _, validation in parts)
+        for training, validation in [*parts, split_by_site(cases, 4, seed)]:
+            assert not {case.patient for case in training} & {case.patient for case in validation} - {""}
+            assert sorted(training + validation, key=cases.index) == cases
+
+
+def test_folds_are_dealt_by_patients() -> None:
+    cases = of_patients(make_cases(a=6), p="a00 a01 a02", q="a03 a04")
+    assert sorted(len(validation) for _, validation in folds(cases, 3, seed=0)) == [1, 2, 3]
+    with pytest.raises(UserError, match=r"6 cases of 3 patients cannot be split into 4 folds\. Ask for 2 to 3"):
+        folds(cases, 4, seed=0)
+
+
+def test_all_scans_of_the_last_patient_are_set_apart() -> None:
+    cases = of_patients(make_cases(a=6), p="a00 a01", q="a02 a03", r="a04 a05")
+    assert len(split_by_site(cases, 1, seed=0)[1]) == 2
+    assert len(split_by_site(cases, 4, seed=0)[1]) == 4
+    with pytest.raises(UserError, match="At most 4"):
+        split_by_site(cases, 5, seed=0)
+
+
+def test_a_patient_of_two_sites_has_seen_either() -> None:
+    with pytest.raises(UserError, match="a00 and b01 are scans of the same patient"):
+        site_folds(of_patients(make_cases(a=2, b=2), p="a00 b01"))
 
 
 def test_a_case_of_unknown_site_cannot_be_told_from_the_site_that_is_left_out() -> None:

@@ -131,6 +131,29 @@ def test_test_cases_are_in_no_fold() -> None:
     assert sorted(names(plan.judged)) == list("acd")
 
 
+@pytest.mark.parametrize("n_cases", [5, 19, 20, 26])
+@pytest.mark.parametrize("base", [None, BASE.base])
+def test_a_patients_scans_judge_together(n_cases: int, base: Path | None) -> None:
+    cases = make_cases(dict.fromkeys("abcdefghijklmnopqrstuvwxyz"[:n_cases], ""))
+    options = replace(BASE, base=base)
+    for n_scans in (2, 3, n_cases):
+        plan = plan_training([replace(case, patient=str(i // n_scans)) for i, case in enumerate(cases)], options)
+        for split in [*plan.folds, plan.final]:
+            assert not {case.patient for case in split.training} & {case.patient for case in split.validation}
+        # Of a single patient nothing can be set apart.
+        assert bool(plan.judged) == (n_scans < n_cases)
+
+
+def test_a_patients_scans_are_not_chosen_apart() -> None:
+    cases = [replace(case, patient="7") for case in make_cases(dict.fromkeys("ab", ""))]
+    cases += make_cases({"c": ""})
+    with pytest.raises(UserError, match="b and a are scans of the same patient"):
+        chosen(cases, ("b",))
+    assert chosen(cases, ("a", "b")) == ("c", "ab")
+    # The other scan may be left out.
+    assert chosen(cases[1:], ("b",)) == ("c", "b")
+
+
 def test_a_single_case_cannot_judge() -> None:
     plan = planned(1)
     assert (plan.n_runs, plan.judged) == (1, [])

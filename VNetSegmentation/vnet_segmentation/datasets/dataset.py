@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _MAX_STRAY_SHARE = 0.1
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _FIRST_CHANNEL = "0000"
+_ORIGIN = ("site", "patient")
 _NAME = re.compile(r"[^\W_][\w .+-]*")
 _SPLITS = {
     "": "",
@@ -56,6 +57,8 @@ class Case:
     """"training", "validation" or "test" where the data set says so itself."""
     label: int | None = None
     """Of the prostate in the mask, see `mask_files.read_mask`."""
+    patient: str = ""
+    """Who was scanned, unique in the data set; empty if not known: then a patient of its own."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,18 @@ def find_cases(path: Path) -> list[Case]:
     Args:
         path: one of
             a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
-            the sites in a ``cases.csv`` (columns case and site) if there is one;
+            sites and patients in a ``cases.csv`` (columns case, and site or patient or both) if there is one;
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
             of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
             ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
             Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
-            a CSV file with the columns image and mask, and optionally name, site and split (training, validation or
-            test), its paths relative to the CSV file.
+            a CSV file with the columns image and mask, and optionally name, site, patient and split (training,
+            validation or test), its paths relative to the CSV file.
 
     Raises:
         UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
-            cases have the same name; of several channels none, or more than one, is called T2.
+            cases have the same name; a patient's scans have different splits; of several channels none, or more than
+            one, is called T2.
     """
     path = Path(path)
     if os.path.isfile(path) and path.suffix.lower() == ".csv":
@@ -186,13 +190,13 @@ def _promise12_cases(folder: Path) -> list[Case]:
         return []
     images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
     names = sorted(images.keys() | masks.keys())
-    sites = _sites(folder, names)
+    origins = _origins(folder, names)
     return [
         Case(
             name,
             images.get(name) or folder / f"{name}{_suffix(masks[name])}",
             masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
-            sites.get(name, ""),
+            **origins.get(name, {}),
         )
         for name in names
     ]
@@ -216,14 +220,14 @@ def _nnunet_cases(folder: Path) -> list[Case]:
         if parts is None or parts["channel"] == channel:
             images[name] = file
     names = sorted(known)
-    sites = _sites(folder, names)
+    origins = _origins(folder, names)
     ending = f"_{channel}" if has_channels else ""
     return [
         Case(
             name,
             images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(known[name])}",
             labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(known[name])}",
-            sites.get(name, ""),
+            **origins.get(name, {}),
         )
         for name in names
     ]
@@ -267,10 +271,23 @@ def _manifest_cases(path: Path) -> list[Case]:
             raise UserError(f"{path.name}, line {line}: there is already a case {name}. Give each its own name.")
         if split not in _SPLITS:
             raise UserError(f"{path.name}, line {line}: unknown split {split!r}. Use training, validation or test.")
-        cases[name] = Case(name, image, mask, row.get("site", ""), _SPLITS[split])
+        cases[name] = Case(name, image, mask, row.get("site", ""), _SPLITS[split], patient=row.get("patient", ""))
     if not cases:
         raise UserError(f"{path} lists no case. Add a line for each image and mask.")
+    _refuse_divided_patients(path, cases.values())
     return list(cases.values())
+
+
+def _refuse_divided_patients(path: Path, cases: Iterable[Case]) -> None:
+    first: dict[str, Case] = {}
+    for case in cases:
+        other = first.setdefault(case.patient, case)
+        # No split means training where other cases have one.
+        if case.patient and (case.split or "training") != (other.split or "training"):
+            raise UserError(
+                f"{path.name}: {other.name} and {case.name} are of the patient {case.patient} but in different splits. "
+                "Give them the same one."
+            )
 
 
 def _suffix(file: Path) -> str:
@@ -291,19 +308,22 @@ def _volumes(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _sites(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """By case, as far as the folder's table has them. A name of no case is refused where a case has no row: it may be
-    that one's, written otherwise."""
+def _origins(folder: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Site and patient by case, as far as the folder's table has them. A name of no case is refused where a case has
+    no row: it may be that one's, written otherwise."""
     table = folder / "cases.csv"
     if not table.is_file():
         return {}
-    sites = {row["case"]: row["site"] for _, row in _read_table(table, ("case", "site"))}
-    unknown = [name for name in sites if name not in names]
-    if unknown and any(name not in sites for name in names):
+    rows = [row for _, row in _read_table(table, ("case",))]
+    if rows and not rows[0].keys() & set(_ORIGIN):
+        raise UserError(f"{table} has no column site and no column patient. Name one of them in its first line.")
+    origins = {row["case"]: {column: row.get(column, "") for column in _ORIGIN} for row in rows}
+    unknown = [name for name in origins if name not in names]
+    if unknown and any(name not in origins for name in names):
         raise UserError(
             f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
         )
-    return sites
+    return origins
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.improvement import MIN_CASES
-from vnet_segmentation.training.folds import VALIDATION_SHARE, folds, folds_of_few, split_by_site
+from vnet_segmentation.training.folds import VALIDATION_SHARE, folds, folds_of_few, n_separable, split_by_site
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ def split_cases(
         has_base: the training starts from a model.
 
     Raises:
-        UserError: a name that no case has, too many cases set apart, or none left to learn from.
+        UserError: a name that no case has, too many cases set apart, none left to learn from, or cases of one patient
+            to learn from and to judge by.
     """
     has_split = any(case.split == "validation" for case in cases)
     usable = [case for case in cases if case.split != "test"]
-    n_folds = folds_of_few(len(usable))
+    n_folds = folds_of_few(usable)
     sets_none_apart = validation == () or (validation is None and not has_split)
     # Each case is needed both to learn from and to judge by.
     if has_base and sets_none_apart and n_folds:
@@ -82,10 +83,11 @@ def _by_name(cases: Sequence[Case], names: Sequence[str], seed: int) -> Split:
 def _one_in_five(cases: Sequence[Case], seed: int) -> Split:
     usable = [case for case in cases if case.split != "test"]
     wanted = len(usable) // VALIDATION_SHARE
-    most = len(usable) - len({case.site for case in usable})
+    most = n_separable(usable, seed)
     if most >= min(wanted, MIN_CASES):
         return Split(*split_by_site(usable, min(wanted, most), seed))
     # Nearly every case has a site of its own: rather a site that is not learned from than a model that nothing judges.
-    _, apart = split_by_site([replace(case, site="") for case in usable], wanted, seed)
+    of_one_site = [replace(case, site="") for case in usable]
+    _, apart = split_by_site(of_one_site, min(wanted, n_separable(of_one_site, seed)), seed)
     names = {case.name for case in apart}
     return Split([case for case in usable if case.name not in names], [case for case in usable if case.name in names])

@@ -64,6 +64,7 @@ def _cases(request: Request, send: Channel) -> dict[str, Any]:
             "mask": str(case.mask),
             "site": case.site,
             "split": case.split,
+            "patient": case.patient,
             "volume_ml": found.volume_ml,
             "problem": " ".join(problem.sentence for problem in found.problems) or None,
         }
