@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -31,7 +31,6 @@ _MAX_STRAY_SHARE = 0.1
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _FIRST_CHANNEL = "0000"
-_ORIGIN = ("site", "patient")
 _NAME = re.compile(r"[^\W_][\w .+-]*")
 _SPLITS = {
     "": "",
@@ -189,17 +188,15 @@ def _promise12_cases(folder: Path) -> list[Case]:
     if not masks:
         return []
     images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
-    names = sorted(images.keys() | masks.keys())
-    origins = _origins(folder, names)
-    return [
+    cases = [
         Case(
             name,
             images.get(name) or folder / f"{name}{_suffix(masks[name])}",
             masks.get(name) or folder / f"{name}{_MASK_ENDING}{_suffix(images[name])}",
-            **origins.get(name, {}),
         )
-        for name in names
+        for name in sorted(images.keys() | masks.keys())
     ]
+    return _with_origins(folder, cases)
 
 
 def _nnunet_cases(folder: Path) -> list[Case]:
@@ -219,18 +216,16 @@ def _nnunet_cases(folder: Path) -> list[Case]:
         known.setdefault(name, file)
         if parts is None or parts["channel"] == channel:
             images[name] = file
-    names = sorted(known)
-    origins = _origins(folder, names)
     ending = f"_{channel}" if has_channels else ""
-    return [
+    cases = [
         Case(
             name,
             images.get(name) or folder / "imagesTr" / f"{name}{ending}{_suffix(known[name])}",
             labels.get(name) or folder / "labelsTr" / f"{name}{_suffix(known[name])}",
-            **origins.get(name, {}),
         )
-        for name in names
+        for name in sorted(known)
     ]
+    return _with_origins(folder, cases)
 
 
 def _t2_channel(table: Path) -> str:
@@ -308,22 +303,24 @@ def _volumes(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _origins(folder: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Site and patient by case, as far as the folder's table has them. A name of no case is refused where a case has
-    no row: it may be that one's, written otherwise."""
+def _with_origins(folder: Path, cases: Sequence[Case]) -> list[Case]:
+    """The cases with site and patient, as far as the folder's table has them. A name of no case is refused where a case
+    has no row: it may be that one's, written otherwise."""
     table = folder / "cases.csv"
     if not table.is_file():
-        return {}
-    rows = [row for _, row in _read_table(table, ("case",))]
-    if rows and not rows[0].keys() & set(_ORIGIN):
+        return list(cases)
+    rows = {row["case"]: row for _, row in _read_table(table, ("case",))}
+    if any("site" not in row and "patient" not in row for row in rows.values()):
         raise UserError(f"{table} has no column site and no column patient. Name one of them in its first line.")
-    origins = {row["case"]: {column: row.get(column, "") for column in _ORIGIN} for row in rows}
-    unknown = [name for name in origins if name not in names]
-    if unknown and any(name not in origins for name in names):
+    unknown = rows.keys() - {case.name for case in cases}
+    if unknown and any(case.name not in rows for case in cases):
         raise UserError(
-            f"There is no case {list_names(unknown)} in {folder}. Correct or remove its line in {table.name}."
+            f"There is no case {list_names(sorted(unknown))} in {folder}. Correct or remove its line in {table.name}."
         )
-    return origins
+    return [
+        replace(case, site=row.get("site", ""), patient=row.get("patient", ""))
+        for case, row in ((case, rows.get(case.name, {})) for case in cases)
+    ]
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
