@@ -61,7 +61,8 @@ def test_a_volume_without_a_file_asks_for_a_folder(segmented, desktop):
 
 
 def test_a_corrected_case_becomes_a_training_case(segmented, desktop, tmp_path, phantom):
-    from vnet_segmentation.datasets.dataset import check_cases, find_cases
+    from vnet_segmentation.datasets.dataset import find_cases
+    from vnet_segmentation.datasets.inspection import refuse_problems
 
     segmented.ui.trainingFolderPath.currentPath = ""
     desktop.click(segmented.ui.addToTrainingButton)
@@ -70,7 +71,7 @@ def test_a_corrected_case_becomes_a_training_case(segmented, desktop, tmp_path, 
     segmented.ui.trainingFolderPath.currentPath = str(tmp_path / "cases")
     desktop.click(segmented.ui.addToTrainingButton)
     (case,) = find_cases(tmp_path / "cases")
-    assert check_cases([case]) == []
+    refuse_problems([case])
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.mask))), corrected)
     scan = sitk.ReadImage(str(case.image))
     np.testing.assert_allclose(scan.GetOrigin(), phantom[0].GetOrigin(), atol=1e-6)

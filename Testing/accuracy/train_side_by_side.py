@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "VNetSegmentation")
 
 from accuracy.batch_samples import N_NORMAL, N_UNIFORM, BatchMaker, CaseTable
 
-from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
+from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.network import vnet as network
@@ -190,7 +191,7 @@ def prepare_output(
         width: as it will be given to `crossvalidate`.
 
     Returns:
-        See `dataset.refuse_problems`.
+        See `inspection.refuse_problems`.
 
     Raises:
         UserError: cases with problems, models that exist already, or folders of other parts.

@@ -5,7 +5,8 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.datasets.case_folder import add_case
-from vnet_segmentation.datasets.dataset import check_cases, find_cases
+from vnet_segmentation.datasets.dataset import find_cases
+from vnet_segmentation.datasets.inspection import inspect_cases, refuse_problems
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -30,7 +31,7 @@ def test_a_pair_is_a_case_that_can_be_trained_on(tmp_path):
     added = add_case(tmp_path / "cases", scan, _mask(scan))
     (case,) = find_cases(tmp_path / "cases")
     assert (case.name, case.image, case.mask) == (added.name, added.image, added.mask)
-    assert check_cases([case]) == []
+    refuse_problems([case])
     assert not added.replaced
     read = sitk.ReadImage(str(case.image))
     assert read.GetPixelID() == sitk.sitkInt16
@@ -63,7 +64,7 @@ def test_a_scan_from_the_folder_from_nifti_or_moved_is_the_same_case(tmp_path):
         assert (added.name, added.replaced) == (first.name, True)
     cases = find_cases(tmp_path / "cases")
     assert len(cases) == 1
-    assert check_cases(cases) == []
+    refuse_problems(cases)
     assert sitk.ReadImage(str(first.image)).GetOrigin() == (0.0, 0.0, 0.0)
 
 
@@ -90,9 +91,10 @@ def test_an_interrupted_addition_is_repaired_by_the_next(tmp_path):
     scan = _scan()
     added = add_case(tmp_path, scan, _mask(scan))
     added.image.unlink()  # it is written last
-    assert check_cases(find_cases(tmp_path)) != []
+    (found,) = inspect_cases(find_cases(tmp_path))
+    assert "missing" in found.problems[0]
     add_case(tmp_path, scan, _mask(scan))
-    assert check_cases(find_cases(tmp_path)) == []
+    refuse_problems(find_cases(tmp_path))
 
 
 def test_what_cannot_be_learnt_from_is_refused_and_leaves_nothing(tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vnet_segmentation.datasets.dataset import find_cases, refuse_problems
+from vnet_segmentation.datasets.dataset import find_cases
+from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models import library as model_library
 from vnet_segmentation.models.bundle import read_description, save_bundle

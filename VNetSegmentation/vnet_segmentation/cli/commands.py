@@ -195,7 +195,8 @@ def _show_training(progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
-    from vnet_segmentation.datasets.dataset import find_cases, inspect_cases, refuse_problems
+    from vnet_segmentation.datasets.dataset import find_cases
+    from vnet_segmentation.datasets.inspection import inspect_cases, refuse_problems
     from vnet_segmentation.evaluation.evaluate import (
         check_table,
         compare_results,

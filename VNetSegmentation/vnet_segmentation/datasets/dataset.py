@@ -1,32 +1,21 @@
-"""Data sets on disk: scans with their reference masks, found, checked and split by case."""
+"""Data sets on disk: where scans and their reference masks are, in the layouts in use."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.images.dicom import names_t2
-from vnet_segmentation.images.mask_files import read_mask
-from vnet_segmentation.images.masks import part_sizes
-from vnet_segmentation.images.metrics import check_same_grid
-from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES, read_scan, voxel_hash
+from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
-
-_MIN_GLAND_ML = 0.1
-"""A smaller mask is a slip of the hand: glands have 10 ml and more."""
-_MAX_STRAY_SHARE = 0.1
-"""Of the largest part; stray voxels at a gland's border are far fewer."""
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -60,32 +49,10 @@ class Case:
     """Who was scanned, unique in the data set; empty if not known: then a patient of its own."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a case."""
-
-    case: str
-    file: Path
-    sentence: str
-    """What is wrong, with the file's name."""
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What reading a case has shown."""
-
-    case: Case
-    problems: list[Problem]
-    volume_ml: float | None
-    """Of the gland; None if the mask cannot be read."""
-    voxel_hash: str
-    """Of the scan, see `scans.voxel_hash`; empty if it cannot be read."""
-
-
 def find_cases(path: Path) -> list[Case]:
     """Cases of a data set, in the order of their names (a manifest: in its own order).
 
-    Nothing is opened but tables: a file that belongs to a case and is absent is found by `check_cases`.
+    Nothing is opened but tables: a file that belongs to a case and is absent is found by `inspection.inspect_cases`.
 
     Args:
         path: one of
@@ -94,7 +61,7 @@ def find_cases(path: Path) -> list[Case]:
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
             of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
             ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
-            Task05_Prostate does, is found but not read: `check_cases` asks for one channel of it;
+            Task05_Prostate does, is found but not read: `inspection.inspect_cases` asks for one channel of it;
             a CSV file with the columns image and mask, and optionally name, site, patient and split (training,
             validation or test), its paths relative to the CSV file.
 
@@ -116,70 +83,6 @@ def find_cases(path: Path) -> list[Case]:
             "columns image and mask."
         )
     return cases
-
-
-def check_cases(cases: Sequence[Case], for_training: bool = True) -> list[Problem]:
-    """Reads every pair and lists all that is wrong, not only the first thing: files missing or unfit, an empty mask,
-    one that is too small or in two parts, several labels, other geometry, the same scan twice.
-
-    Args:
-        for_training: False allows what only a training cannot use: a mask whose extent is no gland's, and the same
-            scan in several cases, as where two readers drew it.
-
-    Returns:
-        Problems in the order of the cases; empty if every case can be trained on.
-    """
-    return [problem for found in inspect_cases(cases, for_training) for problem in found.problems]
-
-
-def refuse_problems(cases: Sequence[Case], for_training: bool = True) -> dict[str, str]:
-    """Reads every pair and refuses what cannot be used.
-
-    Returns:
-        `scans.voxel_hash` of each case's scan, by the case's name: it is known from the check.
-
-    Raises:
-        UserError: with all that `check_cases` lists.
-    """
-    inspected = list(inspect_cases(cases, for_training))
-    problems = [problem for found in inspected for problem in found.problems]
-    if problems:
-        n_cases = len({problem.case for problem in problems})
-        have = "A case has a problem" if n_cases == 1 else f"{n_cases} cases have problems"
-        lines = [f"  {problem.case}: {problem.sentence}" for problem in problems]
-        raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
-    return {found.case.name: found.voxel_hash for found in inspected}
-
-
-def inspect_cases(cases: Sequence[Case], for_training: bool = True) -> Iterator[Inspection]:
-    """Reads one pair after another. A scan that an earlier case has, too, is a problem: it could be trained on and
-    validated with.
-
-    Args:
-        for_training: see `check_cases`.
-    """
-    first: dict[str, str] = {}
-    for case in cases:
-        found = _inspect(case, for_training)
-        name = first.setdefault(found.voxel_hash, case.name) if found.voxel_hash else case.name
-        if for_training and name != case.name:
-            sentence = f"{case.image.name} is the same scan as that of {name}. Remove one of the two cases."
-            found.problems.append(Problem(case.name, case.image, sentence))
-        yield found
-
-
-def _inspect(case: Case, for_training: bool) -> Inspection:
-    scan = _read(case, case.image, read_scan)
-    mask = _read(case, case.mask, lambda file: read_mask(file, case.label))
-    problems = [found for found in (scan, mask) if isinstance(found, Problem)]
-    scan_hash = voxel_hash(scan) if isinstance(scan, sitk.Image) else ""
-    if not isinstance(mask, sitk.Image):
-        return Inspection(case, problems, None, scan_hash)
-    sentences = [_extent_problem(case, mask) if for_training else None]
-    if isinstance(scan, sitk.Image):
-        sentences.append(_geometry_problem(case, scan, mask))
-    problems += [Problem(case.name, case.mask, sentence) for sentence in sentences if sentence]
-    return Inspection(case, problems, _volume_ml(mask), scan_hash)
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
@@ -343,43 +246,3 @@ def _read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, 
         )
     # A row that ends early has its last cells empty.
     return [(line, {column: row.get(column, "") for column in columns}) for line, row in rows]
-
-
-def _read(case: Case, file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.Image | Problem:
-    if not file.exists():
-        return Problem(case.name, file, f"{file.name} is missing in {file.parent}.")
-    try:
-        return reader(file)
-    except UserError as error:
-        return Problem(case.name, file, str(error))
-
-
-def _extent_problem(case: Case, mask: sitk.Image) -> str | None:
-    voxels = sitk.GetArrayViewFromImage(mask)
-    if not voxels.any():
-        return f"{case.mask.name} is empty: no voxel belongs to the prostate. Draw the gland, or leave the case out."
-    if voxels.all():
-        return f"{case.mask.name} covers the whole image. Draw the gland, or leave the case out."
-    volume_ml = _volume_ml(mask)
-    if volume_ml < _MIN_GLAND_ML:
-        return f"{case.mask.name} has {volume_ml:.2g} ml: too little for a gland. Draw it, or leave the case out."
-    largest, second, *_ = [*part_sizes(mask), 0]
-    # One of several labels may be a zone, which lies in parts.
-    if not case.label and second > _MAX_STRAY_SHARE * largest:
-        return (
-            f"{case.mask.name} has a second part, of {second / largest:.0%} of the largest one. Remove what is not "
-            "prostate, or join the parts."
-        )
-    return None
-
-
-def _volume_ml(mask: sitk.Image) -> float:
-    return int(sitk.GetArrayViewFromImage(mask).sum()) * math.prod(mask.GetSpacing()) / 1000
-
-
-def _geometry_problem(case: Case, scan: sitk.Image, mask: sitk.Image) -> str | None:
-    try:
-        check_same_grid(mask, scan, case.mask.name, case.image.name)
-    except UserError as error:
-        return str(error)
-    return None

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
+from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.dice_histogram import write_histogram

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path, remove_leftovers
-from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
+from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.evaluate import Row, evaluate_cases

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.datasets.dataset import Case, find_cases, inspect_cases
+from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.inspection import inspect_cases
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation.evaluate import Row
@@ -66,7 +67,7 @@ def _cases(request: Request, send: Channel) -> dict[str, Any]:
             "split": case.split,
             "patient": case.patient,
             "volume_ml": found.volume_ml,
-            "problem": " ".join(problem.sentence for problem in found.problems) or None,
+            "problem": " ".join(found.problems) or None,
         }
         send("case", number=number, total=len(cases), row=row)
     return {"n_cases": len(cases)}
