@@ -23,6 +23,8 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import SyntheticCases, TrainingCase, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
+from vnet_segmentation.training.identity import case_identities, refuse_changed_cases
+from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.plan import (
     TrainingOptions,
     check_options,
@@ -34,7 +36,7 @@ from vnet_segmentation.training.plan import (
 from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.splits import Split
 from vnet_segmentation.training.state import claim, state_folder
-from vnet_segmentation.training.training_run import Progress, TrainingRun, case_identities, refuse_changed_cases
+from vnet_segmentation.training.training_run import Progress, TrainingRun
 
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
@@ -188,15 +190,15 @@ def _train_model(
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
         warnings.append("By voxels or name the model before knows some of these: both look too good.")
-    if run.best_iteration == 0:
+    if run.best.iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:
         warnings.append("These cases also chose the new weights, which so look a little too good.")
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
     description = describe_model(model.name, run, plan.final, options, base_description, voxel_hashes, n_folds)
-    if run.best_iteration is not None:
-        description["training"]["best_iteration"] = run.best_iteration
+    if run.best.iteration is not None:
+        description["training"]["best_iteration"] = run.best.iteration
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
@@ -229,24 +231,24 @@ def _train(
     """One run of a training, to its end."""
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
-    run = TrainingRun(
+    learner = Learner(
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
-        validation=[prepared[case] for case in split.validation],
         synthetic=synthetic,
         device=job.device,
         seed=options.seed,
-        minutes=options.minutes and options.minutes / n_runs,
         start=job.base,
         processes=job.processes,
         say=job.say,
     )
+    minutes = options.minutes and options.minutes / n_runs
+    run = TrainingRun(learner, [prepared[case] for case in split.validation], minutes)
     checkpoint = job.state_folder / ("checkpoint.safetensors" if is_final else f"fold-{number + 1}.safetensors")
     if checkpoint.exists():
         run.resume(checkpoint)
         job.say(f"Going on at iteration {run.iteration}")
-    reason = f" {run.device.reason}" if number == 0 else ""
+    reason = f" {learner.device.reason}" if number == 0 else ""
     job.say(f"Training on {_counted(len(split.training))}.{reason}")
 
     def report(progress: Progress) -> None:
@@ -258,14 +260,14 @@ def _train(
     intervals: dict[str, Any] = {}
     if job.base is not None:
         # A short run would not come to its first validation, otherwise.
-        intervals = {"validate_every": max(10, run.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
+        intervals = {"validate_every": max(10, learner.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
     try:
         finished = run.run(report, lambda: run.save(checkpoint), job.should_stop, **intervals)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"The memory of {run.device.name} is too small for this training. Choose a smaller --width.",
+            f"The memory of {learner.device.name} is too small for this training. Choose a smaller --width.",
             ExitCode.OUT_OF_MEMORY,
         ) from error
     if not finished:
