@@ -291,7 +291,7 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
         train(data, model, stop_after=6)
     before = checkpoint_of(model).read_bytes()
     error = train.refusal(data, model)
-    assert "Add --resume" in str(error)
+    assert "Resume it" in str(error)
     assert error.exit_code == ExitCode.CANNOT_WRITE
     assert checkpoint_of(model).read_bytes() == before
 
@@ -506,6 +506,6 @@ def test_memory_that_is_too_small_is_a_sentence(data: Path, model: Path, monkeyp
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(TrainingRun, "step", fail)
-    with pytest.raises(UserError, match="smaller --width") as caught:
+    with pytest.raises(UserError, match="smaller width") as caught:
         Training()(data, model)
     assert caught.value.exit_code == ExitCode.OUT_OF_MEMORY

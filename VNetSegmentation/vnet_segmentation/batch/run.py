@@ -248,7 +248,7 @@ def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
     if missing:
         sentences.append(f"There is no {' and no '.join(missing)}.")
     if len(sentences) > 1:
-        sentences.append("Choose to overwrite (--overwrite) to have it as asked for now.")
+        sentences.append("Choose to overwrite to have it as asked for now.")
     return " ".join([*sentences, *(report["warnings"] if report else [])])
 
 

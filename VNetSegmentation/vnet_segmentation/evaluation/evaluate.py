@@ -6,7 +6,6 @@ import contextlib
 import csv
 import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vnet_segmentation.atomic import atomic_path, check_writable
+from vnet_segmentation.atomic import atomic_path, check_writable, refuse_existing
 from vnet_segmentation.datasets.dataset import VOLUME_SUFFIXES, Case
 from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.images.mask_files import read_mask
@@ -214,8 +213,8 @@ def check_table(path: Path, overwrite: bool) -> None:
     """
     if path.suffix.lower() != ".csv":
         raise UserError(f"The table {path} must end in .csv.", ExitCode.USAGE)
-    if os.path.exists(path) and not overwrite:
-        raise UserError(f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE)
+    if not overwrite:
+        refuse_existing(path)
     check_writable(path)
 
 

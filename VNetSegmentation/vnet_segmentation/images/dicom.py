@@ -236,8 +236,7 @@ def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> 
             for one in found
         )
         raise UserError(
-            f"{problem} ({listed}). Put the one to segment in a folder of its own, or name it by its number or UID: "
-            f"vnet-segmentation segment FOLDER --series UID."
+            f"{problem} ({listed}). Put the one to segment in a folder of its own, or choose it by its number or UID."
         )
     return fitting[0]
 

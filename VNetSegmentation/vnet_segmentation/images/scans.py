@@ -84,7 +84,7 @@ def read_scan_and_series(
     elif series is not None:
         raise UserError(
             f"{path.name} is not a folder of DICOM slices, so there is no series {series} to choose. "
-            f"Give the folder, or no series (--series).",
+            f"Give the folder, or no series.",
             ExitCode.USAGE,
         )
     elif path.name.lower().endswith(MASK_SUFFIX) and os.path.isfile(path):
@@ -221,7 +221,7 @@ def _check_folder(folder: Path) -> None:
         named = ", ".join(scans[:3]) + ", ..." * (len(scans) > 3)
         raise UserError(
             f"The folder {folder.resolve().name} holds scan files ({named}), and no DICOM images beside them. "
-            f"Give one of them, or the folder to a batch (vnet-segmentation batch)."
+            f"Give one of them, or the folder to a batch."
         )
 
 

@@ -128,8 +128,7 @@ class Learner:
                 # Augmentation needs more of a device than segmenting, for which it was tried.
                 lacks = str(error).partition("\n")[0]
                 raise UserError(
-                    f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU (--device cpu). "
-                    f"It says: {lacks}",
+                    f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU. It says: {lacks}",
                     ExitCode.USAGE,
                 ) from error
             except (RuntimeError, MemoryError) as error:
@@ -173,7 +172,7 @@ class Learner:
         if not (math.isfinite(value) and math.isfinite(norm.item())):
             raise UserError(
                 f"Training diverged at iteration {iteration}: the loss or its gradient is not finite. "
-                "Train in --precision float32, with another --seed or another --preset."
+                "Train in the precision float32, with another seed or another preset."
             )
         self.optimiser.step()
         if self.averaged is not None:

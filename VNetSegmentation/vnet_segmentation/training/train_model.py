@@ -212,7 +212,7 @@ def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
         raise UserError(
             f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
             if model.exists()
-            else f"{begun} is of an earlier training. Add --resume to go on with it, or remove {state_folder}.",
+            else f"{begun} is of an earlier training. Resume it, or remove {state_folder}.",
             ExitCode.CANNOT_WRITE,
         )
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
@@ -267,7 +267,8 @@ def _train(
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"The memory of {learner.device.name} is too small for this training. Choose a smaller --width.",
+            f"The memory of {learner.device.name} is too small for this training. Close other programs, or choose a "
+            "smaller width.",
             ExitCode.OUT_OF_MEMORY,
         ) from error
     if not finished:
