@@ -22,7 +22,7 @@ from vnet_segmentation.cli import commands as cli_commands
 from vnet_segmentation.cli import main as cli
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.evaluation.evaluate import Row
+from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.processes import Processes

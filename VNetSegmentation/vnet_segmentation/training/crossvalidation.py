@@ -13,7 +13,9 @@ from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.dice_histogram import write_histogram
-from vnet_segmentation.evaluation.evaluate import Row, compare_result, write_table
+from vnet_segmentation.evaluation.evaluate import compare_result
+from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.evaluation.table import write_table
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file

@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from vnet_segmentation.datasets.dataset import Case
-from vnet_segmentation.evaluation.evaluate import Row, summarise
 from vnet_segmentation.evaluation.improvement import Improvement, judge
+from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.evaluation.table import summarise
 from vnet_segmentation.models.library import learned_scans
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.splits import Split

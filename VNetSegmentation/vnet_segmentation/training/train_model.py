@@ -14,8 +14,9 @@ from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.datasets.dataset import Case, find_cases, refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
-from vnet_segmentation.evaluation.evaluate import Row, evaluate_cases
+from vnet_segmentation.evaluation.evaluate import evaluate_cases
 from vnet_segmentation.evaluation.improvement import MIN_CASES, Improvement
+from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.network.vnet import VNet
