@@ -12,15 +12,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.apart import apart
 from vnet_segmentation.images.dicom import MODALITY, check_frames, check_voxel_count, read_series
-from vnet_segmentation.images.file_headers import (
-    apart,
-    bad_direction,
-    bad_spacing,
-    not_finite,
-    read_header,
-    reader_error,
-)
+from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, not_finite, reader_error
+from vnet_segmentation.images.file_headers import read_header
 from vnet_segmentation.paths import check_name, walk
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -167,7 +162,7 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         raise UserError(f"{name} is empty (0 bytes). Copy, download or export it again.")
     try:
         with apart(path) as alone:
-            header = read_header(alone)
+            header = read_header(alone, name)
             header.check()
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(alone))
