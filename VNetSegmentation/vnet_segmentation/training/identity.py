@@ -45,7 +45,17 @@ def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
             return
         changed += [case[0] for case, before in zip(own[key], stored[key], strict=True) if case != before]
     if changed:
-        names = list_names(changed)
-        raise UserError(
-            f"Since this training began, {names} changed. Put the former files back, or begin a new training."
-        )
+        raise changed_since("training", changed, "begin a new training")
+
+
+def changed_since(what: str, names: Sequence[str], otherwise: str) -> UserError:
+    """The sentence for cases whose files have changed since the work on them began.
+
+    Args:
+        what: that work.
+        names: of the cases.
+        otherwise: what to do if the former files are not wanted back.
+    """
+    return UserError(
+        f"Since this {what} began, {list_names(names)} changed. Put the former files back, or {otherwise}."
+    )
