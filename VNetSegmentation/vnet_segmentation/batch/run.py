@@ -24,8 +24,9 @@ from vnet_segmentation.batch.tables import (
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
 from vnet_segmentation.images.scans import MASK_SUFFIX
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
 
 ReportCallback = Callable[[int, int, BatchRow], None]
 """Told after each scan: how many are finished, how many there are, and what became of this one."""

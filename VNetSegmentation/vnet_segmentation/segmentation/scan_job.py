@@ -27,8 +27,9 @@ from vnet_segmentation.images.mask_files import check_output_path, write_mask, w
 from vnet_segmentation.images.picture import write_picture
 from vnet_segmentation.images.scans import read_scan_and_series
 from vnet_segmentation.paths import check_name
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.inference import OUT_OF_MEMORY
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
 
 
 @dataclass(frozen=True)
