@@ -92,6 +92,16 @@ def test_numpy_and_torch_meet_in_one_place(path):
     assert used & refused == set()
 
 
+@pytest.mark.parametrize("path", [path for path in _ENGINE_FILES if path.parent.name != "cli"], ids=_module)
+def test_no_sentence_of_the_engine_speaks_of_the_command_line(path):
+    """The panel's users, who read it too, have none."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    spoken = [text.value for text in texts if id(text) not in docstrings]
+    assert [text for text in spoken if re.search(r"(?<=[ (])--[a-z]|vnet-segmentation [a-z]", text)] == []
+
+
 def test_every_package_and_every_file_of_data_is_in_the_wheel():
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     own = {"vnet_segmentation", *(f"vnet_segmentation.{name}" for name in _PACKAGES if name)}

@@ -29,6 +29,7 @@ from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.cache import load_cases
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.folds import folds
+from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.recipe import Recipe, load_recipe
 from vnet_segmentation.training.training_run import Progress, TrainingRun
 
@@ -79,15 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     tables = [options.output / f"{name}-{options.seed}.csv" for name in options.only]
     for name, table in zip(options.only, tables, strict=True):
-        run = TrainingRun(
-            recipe=replace(VARIANTS[name], iterations=options.iterations),
-            cases=training,
-            validation=validation,
-            synthetic=[],
-            device=choose_device("auto"),
-            seed=options.seed,
-        )
-        _follow(run, options.every, table)
+        recipe = replace(VARIANTS[name], iterations=options.iterations)
+        learner = Learner(recipe, training, [], choose_device("auto"), options.seed)
+        _follow(TrainingRun(learner, validation), options.every, table)
     print(format_curves({path.stem: _read_curve(path) for path in tables}))
 
 

@@ -30,7 +30,7 @@ def test_each_variant_changes_one_thing() -> None:
 class QuickRun:
     """Learns nothing."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *settings: Any) -> None:
         self.history = [{"iteration": 10, "loss": 0.5, "validation_dice": 0.6}]
 
     def run(self, report: Callable[[Progress], None], **options: Any) -> None:
@@ -40,6 +40,7 @@ class QuickRun:
 def test_only_the_runs_of_this_call_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(paper_comparison, "Learner", lambda *settings: None)
     monkeypatch.setattr(paper_comparison, "TrainingRun", QuickRun)
     for name, answer in (("find_cases", []), ("load_cases", []), ("folds", [([], [])])):
         monkeypatch.setattr(paper_comparison, name, lambda *arguments, answer=answer: answer)

@@ -13,7 +13,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -29,8 +28,9 @@ from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.cache import SyntheticCases
 from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.learner import Learner
+from vnet_segmentation.training.preview import step_seconds
 from vnet_segmentation.training.recipe import Recipe, load_recipe
-from vnet_segmentation.training.training_run import TrainingRun
 
 
 def main() -> None:
@@ -59,15 +59,15 @@ def main() -> None:
         deformation=DeformationSettings(bspline_probability=0.0),
         appearance=AppearanceSettings(histogram_matching_probability=0.0),
     )
-    runs = [_make_run(options, recipe) for recipe in (plain, augmented)]
+    learners = [_make_learner(options, recipe) for recipe in (plain, augmented)]
     seconds: list[list[float]] = [[], []]
     # In turns, so that what else the machine does falls on both alike.
     for repeat in range(options.repeats + 1):
-        for run, times in zip(runs, seconds, strict=True):
-            elapsed = _time_step(run)
+        for learner, times in zip(learners, seconds, strict=True):
+            elapsed = step_seconds(learner, repeat, 0.0)
             if repeat:
                 times.append(elapsed)
-    device = runs[0].device
+    device = learners[0].device
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}")
     print(f"Device: {device.name} in {device.precision}. {device.reason}")
     print(f"Layout paper, width {options.width}, batch {options.batch}, 128 x 128 x 64\n")
@@ -81,31 +81,18 @@ def main() -> None:
         print(f"peak memory, activations {'computed twice' if recompute else 'kept'}: {peak} GB")
 
 
-def _make_run(options: argparse.Namespace, recipe: Recipe) -> TrainingRun:
-    run = TrainingRun(
-        recipe=replace(recipe, width=options.width),
-        cases=SyntheticCases(2, recipe.preprocessing),
-        validation=[],
-        synthetic=[],
-        device=choose_device(options.device),
-    )
-    run.model.recomputes = options.recompute
-    return run
-
-
-def _time_step(run: TrainingRun) -> float:
-    started = time.perf_counter()
-    run.step()
-    if run.device.torch_device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def _make_learner(options: argparse.Namespace, recipe: Recipe) -> Learner:
+    cases = SyntheticCases(2, recipe.preprocessing)
+    learner = Learner(replace(recipe, width=options.width), cases, [], choose_device(options.device))
+    learner.model.recomputes = options.recompute
+    return learner
 
 
 def _peak_memory(options: argparse.Namespace, recipe: Recipe) -> None:
-    run = _make_run(options, recipe)
-    for _ in range(2):
-        run.step()
-    if run.device.torch_device.type == "cuda":
+    learner = _make_learner(options, recipe)
+    for iteration in range(2):
+        learner.step(iteration, 0.0)
+    if learner.device.torch_device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 1e9:.1f}")
         return
     print(peak_memory_gb())

@@ -20,6 +20,7 @@ import torch
 from vnet_segmentation.device import Device
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.processes import join_processes
+from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.training_run import TrainingRun
 from vnet_segmentation.training.cache import TrainingCase
@@ -33,21 +34,21 @@ def make_case(seed):
 
 torch.set_num_threads(1)
 with join_processes("cpu") as (processes, device):
-    run = TrainingRun(
+    learner = Learner(
         recipe=replace(load_recipe("default"), width=2, batch_size=4, iterations=3, small_crop_until=0.0,
                        synthetic_probability=0.0, gradient_norm=None, preprocessing=Preprocessing(size=(32, 32, 16))),
         cases=[make_case(seed) for seed in range(4)],
-        validation=[make_case(9)],
         synthetic=[],
         device=Device(device, "float32", ""),
         processes=processes,
     )
+    run = TrainingRun(learner, [make_case(9)])
     loss = run.step()
-    gradients = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in learner.model.named_parameters()}
     said = []
     finished = run.run(said.append, lambda: said.append("stored"), validate_every=2)
     torch.save(
-        {"loss": loss, "gradients": gradients, "weights": run.model.state_dict(), "said": len(said),
+        {"loss": loss, "gradients": gradients, "weights": learner.model.state_dict(), "said": len(said),
          "history": run.history, "finished": finished},
         f"{sys.argv[1]}/{processes.rank}.pt",
     )

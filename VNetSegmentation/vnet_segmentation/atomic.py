@@ -93,6 +93,12 @@ def check_writable(path: Path) -> None:
         raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where there is something already."""
+    if os.path.exists(path):
+        raise UserError(f"{path} exists already. Choose another name, or choose to overwrite.", ExitCode.CANNOT_WRITE)
+
+
 def _target(path: Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
 

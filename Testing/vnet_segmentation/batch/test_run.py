@@ -132,7 +132,7 @@ def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, t
     assert row.message == table(output)[0]["message"]
     assert row.message == (
         "Had a mask already. It was made with the threshold 0.5. There is no probability volume and no picture. "
-        "Choose to overwrite (--overwrite) to have it as asked for now. "
+        "Choose to overwrite to have it as asked for now. "
         # What its report warns of is not lost on the way.
         "It is cut off."
     )

@@ -55,7 +55,7 @@ def test_segment_does_not_replace_a_file_unasked(scan_file, options, tmp_path, c
     arguments = ["segment", str(scan_file), "-o", str(mask), *options]
     assert run(arguments) == ExitCode.CANNOT_WRITE
     assert mask.read_text() == "corrected by hand"
-    assert "--overwrite" in capsys.readouterr().err
+    assert "choose to overwrite" in capsys.readouterr().err
     assert run([*arguments, "--overwrite"]) == ExitCode.OK
 
 

@@ -176,7 +176,7 @@ def test_refuses_folder_without_dicom(tmp_path: Path) -> None:
 def test_a_folder_of_scan_files_is_not_its_dicom_subfolder(tmp_path: Path) -> None:
     write_series(tmp_path / "series")
     (tmp_path / "scan.nii.gz").touch()
-    with pytest.raises(UserError, match=r"holds scan files \(scan\.nii\.gz\).*vnet-segmentation batch"):
+    with pytest.raises(UserError, match=r"holds scan files \(scan\.nii\.gz\).*to a batch\."):
         read_scan(tmp_path)
     # An exported scan or a mask beside the slices is no other scan.
     (tmp_path / "scan.nii.gz").rename(tmp_path / "series" / "scan.nii.gz")

@@ -229,6 +229,20 @@ def test_refuses_truncated_file(
     assert capfd.readouterr().err == ""
 
 
+def test_a_file_is_called_as_the_user_called_it(tmp_path: Path) -> None:
+    """Also where ITK reads it under another name: it knows no .MHA, and takes the "Scan.nii" beside a "Scan.nii.gz"."""
+    for suffix in (".mha", ".nii.gz"):
+        sitk.WriteImage(make_scan(), str(tmp_path / f"other{suffix}"))
+    (tmp_path / "other.mha").rename(tmp_path / "Scan.MHA")
+    (tmp_path / "other.nii.gz").rename(tmp_path / "Scan.nii.gz")
+    (tmp_path / "Scan.nii").write_bytes(b"")
+    for name in ("Scan.MHA", "Scan.nii.gz"):
+        content = (tmp_path / name).read_bytes()
+        write_bytes(tmp_path / name, content[: len(content) // 2])
+        with pytest.raises(UserError, match=rf"^{name} is damaged"):
+            read_volume(tmp_path / name)
+
+
 def test_refuses_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     sitk.WriteImage(make_scan(), str(path))

@@ -22,7 +22,7 @@ from vnet_segmentation.cli import commands as cli_commands
 from vnet_segmentation.cli import main as cli
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.evaluation.evaluate import Row
+from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.processes import Processes
@@ -291,7 +291,7 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
         train(data, model, stop_after=6)
     before = checkpoint_of(model).read_bytes()
     error = train.refusal(data, model)
-    assert "Add --resume" in str(error)
+    assert "Resume it" in str(error)
     assert error.exit_code == ExitCode.CANNOT_WRITE
     assert checkpoint_of(model).read_bytes() == before
 
@@ -506,6 +506,6 @@ def test_memory_that_is_too_small_is_a_sentence(data: Path, model: Path, monkeyp
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(TrainingRun, "step", fail)
-    with pytest.raises(UserError, match="smaller --width") as caught:
+    with pytest.raises(UserError, match="smaller width") as caught:
         Training()(data, model)
     assert caught.value.exit_code == ExitCode.OUT_OF_MEMORY

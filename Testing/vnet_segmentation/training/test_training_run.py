@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,103 +10,45 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_learners import FIELD, MODERN, PAPER, PLAIN, are_same, make_case, make_learner, make_start
+from small_learners import state_of as state_of_learner
+from torch import Tensor
 
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.network.vnet import VNet
-from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.deformation import DeformationSettings
-from vnet_segmentation.training.recipe import Recipe, load_recipe
+from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.training_run import Progress, TrainingRun
 
-FIELD = Preprocessing(size=(32, 32, 16))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEEP_FIELD = Preprocessing(size=(48, 48, 48))
 """For bfloat16: on the CPU torch gets its weight gradients wrong where a feature map is smaller than the kernel."""
 
-PAPER = replace(load_recipe("paper"), layout="monai", iterations=8, preprocessing=FIELD)
-# All that is random, and all that is kept from one iteration to the next.
-MODERN = replace(
-    load_recipe("default"),
-    layout="monai",
-    iterations=8,
-    warm_up_iterations=2,
-    normalisation="batch",
-    batch_size=2,
-    preprocessing=FIELD,
-    synthetic_probability=0.3,
-    small_crop_until=0.6,
-    small_crop_share=0.5,
-    anywhere_probability=0.3,
-    deformation=DeformationSettings(0.5, 5.0, 10.0, 0.1, 0.5),
-    appearance=AppearanceSettings(*[0.5, 0.5, 0.4, 0.5, 0.25, 0.5, 4.0, 0.5, 0.15, 0.5]),
-)
-PLAIN = replace(
-    MODERN,
-    normalisation="instance",
-    batch_size=1,
-    synthetic_probability=0.0,
-    small_crop_until=0.0,
-    anywhere_probability=0.0,
-    centre_jitter_mm=(0.0, 0.0, 0.0),
-    deformation=DeformationSettings(bspline_probability=0.0),
-    appearance=AppearanceSettings(histogram_matching_probability=0.0),
-)
-"""Nothing random but the choice of the case."""
+
+def make_run(
+    recipe: Recipe = PLAIN,
+    cls: type[TrainingRun] = TrainingRun,
+    validation: Sequence[TrainingCase] | None = None,
+    minutes: float | None = None,
+    **changes: Any,
+) -> Any:
+    """A run of `make_learner`, which gets the other changes."""
+    return cls(make_learner(recipe, **changes), [make_case(10)] if validation is None else validation, minutes)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Volumes as small as here are no faster with more, and much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_case(seed: int, radius: float = 6.0) -> TrainingCase:
-    """A bright ball in noise, a bit off the middle of 40 x 40 x 20 voxels (x, y, z)."""
-    generator = torch.Generator().manual_seed(seed)
-    middle = torch.tensor([9.5, 19.5, 19.5]) + 6 * (torch.rand(3, generator=generator) - 0.5)
-    index = torch.stack(torch.meshgrid(*(torch.arange(n) for n in (20, 40, 40)), indexing="ij"), -1)
-    ball = ((index - middle) ** 2).sum(-1) <= radius**2
-    image = 100 + 60 * ball + 20 * torch.randn(ball.shape, generator=generator)
-    return TrainingCase.from_arrays(f"Case{seed:02}", image, ball.to(torch.uint8) * 255)
-
-
-def make_run(recipe: Recipe = PLAIN, cls: type[TrainingRun] = TrainingRun, width: int = 1, **changes: Any) -> Any:
-    settings: dict[str, Any] = {
-        "cases": [make_case(seed) for seed in range(3)],
-        "validation": [make_case(10)],
-        "synthetic": [make_case(20)],
-        "device": Device("cpu", "float32", "It is there."),
-    }
-    return cls(recipe=replace(recipe, width=width), **settings | changes)
+def state_of(run: TrainingRun) -> dict[str, Tensor]:
+    """Everything that a run learned and draws from."""
+    best = {f"best.{name}": value.clone() for name, value in run.best_network.state_dict().items()}
+    return state_of_learner(run.learner) | best
 
 
 def go(run: TrainingRun, until: int | None = None, **options: Any) -> bool:
     """Runs to the end, or until it is stopped after an iteration, and checks that nothing is left to do."""
     return run.run(lambda progress: None, lambda: None, lambda: run.iteration == until, **options)
-
-
-def weights_of(run: TrainingRun) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
-
-
-def state_of(run: TrainingRun) -> dict[str, Tensor]:
-    """Everything that a run learned and draws from."""
-    tensors = {f"model.{name}": value for name, value in run.model.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in run.best_network.state_dict().items()}
-    for index, state in run.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
-    return {name: value.clone() for name, value in tensors.items()} | {"generator": run.generator.get_state()}
-
-
-def are_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    assert one.keys() == other.keys()
-    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 # The same run again
@@ -162,15 +104,6 @@ def test_a_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert runs[0].history != runs[2].history
 
 
-def test_the_seed_gives_the_initial_weights_and_leaves_the_callers_generator_alone() -> None:
-    torch.manual_seed(77)
-    before = torch.get_rng_state()
-    one, same, other = (make_run(PAPER, seed=seed).model.down_steps[0][0].weight for seed in (1, 1, 2))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
 def test_validation_has_no_influence_on_what_is_learned(averaging_decay: float) -> None:
     # Batch normalisation computes otherwise while it is validated.
@@ -201,186 +134,7 @@ def test_an_easy_problem_is_learned() -> None:
     assert reports[-1].loss < reports[0].loss / 2
 
 
-def test_learning_follows_the_recipes_rate() -> None:
-    run = make_run(replace(PLAIN, iterations=4, warm_up_iterations=1, learning_rate=0.5))
-    rates = []
-    for _ in range(3):
-        run.step()
-        rates.append(run.optimiser.param_groups[0]["lr"])
-        assert {group["lr"] for group in run.optimiser.param_groups} == {rates[-1]}
-    # Half for the warm-up; then (1 + cos(pi p)) / 2 at p = 1/4 and 1/2.
-    assert rates == pytest.approx([0.25, 0.5 * (2 + 2**0.5) / 4, 0.25])
-
-
-def test_the_papers_optimiser() -> None:
-    optimiser = make_run(PAPER).optimiser
-    assert isinstance(optimiser, torch.optim.SGD)
-    (group,) = optimiser.param_groups
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (1e-4, 0.99, 5e-4, False)
-
-
-def test_adamw_pulls_kernels_to_zero_and_nothing_else() -> None:
-    run = make_run(replace(PLAIN, weight_decay=0.03))
-    assert isinstance(run.optimiser, torch.optim.AdamW)
-    decay = {id(p): group["weight_decay"] for group in run.optimiser.param_groups for p in group["params"]}
-    for name, parameter in run.model.named_parameters():
-        # Kernels have five axes; biases, slopes and gains have one.
-        assert decay[id(parameter)] == (0.03 if parameter.ndim == 5 else 0.0), name
-    assert len(decay) == len(list(run.model.parameters()))
-
-
-def test_long_gradients_are_shortened() -> None:
-    # SGD without momentum and decay moves the weights by the rate times the gradient: at most by 1.0 * 0.001.
-    recipe = replace(PLAIN, optimiser="sgd", momentum=0.0, weight_decay=0.0, schedule="steps", learning_rate=1.0)
-    moves = {}
-    for limit in (0.001, None):
-        run = make_run(replace(recipe, gradient_norm=limit))
-        before = weights_of(run)
-        run.step()
-        moves[limit] = (weights_of(run) - before).norm().item()
-    assert moves[0.001] == pytest.approx(0.001, rel=0.01)
-    assert moves[None] > 0.01
-
-
-@pytest.mark.parametrize("normalisation", ["instance", "batch"])
-def test_weights_and_running_statistics_are_averaged(normalisation: str) -> None:
-    run = make_run(replace(PLAIN, normalisation=normalisation, averaging_decay=0.25))
-    expected: dict[str, Tensor] = {}
-    # The first weights are taken as they are; then the n-th average keeps min(0.25, (1 + n) / (10 + n)) of the former:
-    # 2/11, 3/12 = 0.25, 0.25.
-    for keep in (0.0, 2 / 11, 0.25, 0.25):
-        run.step()
-        for name, value in run.model.state_dict().items():
-            expected[name] = keep * expected.get(name, 0.0) + (1 - keep) * value.double()
-    kept = run.best_network.state_dict()
-    assert kept.keys() == expected.keys()
-    assert any("running_var" in name for name in kept) == (normalisation == "batch")
-    for name, value in kept.items():
-        if name.endswith("num_batches_tracked"):
-            assert value == 4
-        else:
-            assert torch.allclose(value.double(), expected[name], atol=1e-6), name
-
-
-def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
-    run = make_run(PAPER)
-    assert run.best_network is run.model
-    assert run.averaged is None
-
-
-# What is drawn
-
-
-def inputs_of(run: TrainingRun, n_iterations: int) -> list[Tensor]:
-    images: list[Tensor] = []
-    run.model.register_forward_pre_hook(lambda _, arguments: images.append(arguments[0]))
-    for _ in range(n_iterations):
-        run.step()
-    return images
-
-
-def test_crops_are_small_first_and_then_the_whole_field() -> None:
-    run = make_run(replace(PLAIN, iterations=4, batch_size=2, small_crop_until=0.5, small_crop_share=0.5))
-    # Axes (batch, channel, z, y, x).
-    assert [tuple(image.shape) for image in inputs_of(run, 4)] == [(2, 1, 16, 16, 16)] * 2 + [(2, 1, 16, 32, 32)] * 2
-
-
-@pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_synthetic_cases_are_drawn_with_their_probability(probability: float) -> None:
-    # A case without contrast is 0 when it is normalised, the phantom is not.
-    flat = TrainingCase.from_arrays("flat", torch.full((16, 32, 32), 7.0), make_case(0).coverage[:16, :32, :32])
-    run = make_run(replace(PLAIN, synthetic_probability=probability), cases=[flat])
-    assert [bool(image.any()) for image in inputs_of(run, 3)] == [probability == 1] * 3
-
-
-def test_crops_are_centred_near_the_gland() -> None:
-    # 3 mm are 3 voxels in plane and 2 through it.
-    run = make_run(replace(PLAIN, centre_jitter_mm=(3.0, 3.0, 3.0)), cases=[make_case(1, radius=4.0)])
-    offsets = []
-
-    def record(_: Tensor, target: Tensor) -> Tensor:
-        middle = torch.tensor([7.5, 15.5, 15.5])
-        offsets.append((target[0].nonzero().float().mean(0) - middle).abs())
-        return run.model.output[0][0].weight.sum()
-
-    run.loss_function = record
-    for _ in range(12):
-        run.step()
-    largest = torch.stack(offsets).amax(0)
-    # Half a voxel is lost where the mask between voxels is rounded.
-    assert (largest <= torch.tensor([2.0, 3.0, 3.0]) + 0.5).all()
-    assert (largest > torch.tensor([0.5, 1.0, 1.0])).all()
-
-
-@pytest.mark.parametrize("soft_masks", [False, True])
-def test_masks_are_soft_where_the_recipe_says_so(soft_masks: bool) -> None:
-    # A share of 102 / 255 = 0.4 is no prostate, of 204 / 255 = 0.8 is.
-    coverage = torch.full((16, 32, 32), 102, dtype=torch.uint8)
-    coverage[:, :, 16:] = 204
-    case = TrainingCase.from_arrays("", make_case(0).image[:16, :32, :32], coverage)
-    run = make_run(replace(PLAIN, soft_masks=soft_masks), cases=[case])
-    targets = []
-
-    def record(_: Tensor, target: Tensor) -> Tensor:
-        targets.append(target.float())
-        return run.model.output[0][0].weight.sum()
-
-    run.loss_function = record
-    run.step()
-    values = (targets[0] * 255).round().unique() / 255
-    torch.testing.assert_close(values, torch.tensor([0.4, 0.8] if soft_masks else [0.0, 1.0]))
-
-
-# Validation
-
-
-class Threshold(nn.Module):
-    """Takes what is brighter than the mean for prostate."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(image), image], 1)
-
-
-def test_validation_dice_is_the_mean_over_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    def box(first: int) -> Tensor:
-        volume = torch.zeros(16, 32, 32, dtype=torch.uint8)
-        volume[4:8, 8:16, first : first + 8] = 255
-        return volume
-
-    nowhere = torch.zeros(16, 32, 32, dtype=torch.uint8)
-    masks = [box(8), box(12), nowhere]
-    validation = [TrainingCase.from_arrays("", box(8).float(), mask) for mask in masks]
-    run = make_run(validation=validation)
-    monkeypatch.setattr(TrainingRun, "last_network", Threshold())
-    # All of 8 columns found, 4 of 8, and a gland where there is none: (1 + 0.5 + 0) / 3.
-    assert run.validation_dice() == pytest.approx(0.5)
-
-
 # From a model
-
-
-def make_start(seed: int = 7) -> VNet:
-    torch.manual_seed(seed)
-    return VNet("monai", 1, "instance")
-
-
-def test_a_start_gives_the_first_weights() -> None:
-    start = make_start()
-    run = make_run(start=start)
-    assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
-    run.step()
-    assert not all(torch.equal(value, start.state_dict()[name]) for name, value in run.model.state_dict().items())
-
-
-@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_start_has_its_share_in_the_model_that_is_kept(averaging_decay: float, share: float) -> None:
-    start = make_start()
-    run = make_run(replace(PLAIN, start_share=share, averaging_decay=averaging_decay, keeps_best=False), start=start)
-    go(run, until=3)
-    learned = (run.averaged.module if run.averaged else run.model).state_dict()
-    for name, value in run.best_network.state_dict().items():
-        assert torch.allclose(value, (1 - share) * learned[name] + share * start.state_dict()[name], atol=1e-7)
 
 
 def validated(run: TrainingRun, dice: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
@@ -399,7 +153,7 @@ def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: py
 
     def record(run: TrainingRun) -> float:
         loss = step(run)
-        weights.append({name: value.clone() for name, value in run.last_network.state_dict().items()})
+        weights.append({name: value.clone() for name, value in run.learner.network.state_dict().items()})
         return loss
 
     monkeypatch.setattr(TrainingRun, "step", record)
@@ -408,7 +162,7 @@ def test_the_best_validation_is_kept_and_a_run_without_gain_ends(monkeypatch: py
     assert [report.iteration for report in reports] == [0, 1, 2, 3, 4, 5]
     assert (reports[0].loss, reports[0].fraction) == (None, 0.0)
     assert reports[-1].fraction == run.fraction == 1
-    assert (run.best_iteration, run.has_settled) == (2, True)
+    assert (run.best.iteration, run.has_settled) == (2, True)
     assert all(torch.equal(value, weights[1][name]) for name, value in run.best_network.state_dict().items())
 
 
@@ -420,14 +174,14 @@ def test_a_cosine_run_does_not_end_before_its_last_quarter(
     dice = [0.6 if iteration == gain_at else 0.5 for iteration in range(9)]
     # Three quarters of 8 iterations are 6.
     assert validated(run, dice, monkeypatch)[-1].iteration == last
-    assert run.best_iteration == (gain_at or 0)
+    assert run.best.iteration == (gain_at or 0)
 
 
 def test_a_run_that_only_loses_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     start = make_start()
     run = make_run(replace(PLAIN, iterations=3, keeps_best=True), start=start)
     validated(run, [0.8, 0.5, 0.5, 0.5], monkeypatch)
-    assert run.best_iteration == 0
+    assert run.best.iteration == 0
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in run.best_network.state_dict().items())
 
 
@@ -443,11 +197,11 @@ def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert are_same(state_of(first), state_of(second))
     reports = validated(second, [0.4, 0.4], monkeypatch)
     assert [report.iteration for report in reports] == [4, 5]
-    assert second.best_iteration == 1
+    assert second.best.iteration == 1
     second.save(tmp_path / "checkpoint")
     third = make_run(recipe, start=make_start())
     third.resume(tmp_path / "checkpoint")
-    assert (third.best_iteration, third.has_settled, third.fraction) == (1, True, 1)
+    assert (third.best.iteration, third.has_settled, third.fraction) == (1, True, 1)
     other = make_run(recipe, start=make_start(8))
     with pytest.raises(UserError, match="initial weights"):
         other.resume(tmp_path / "checkpoint")
@@ -456,64 +210,12 @@ def test_the_best_weights_outlive_a_checkpoint(tmp_path: Path, monkeypatch: pyte
 # Memory
 
 
-class OutOfMemory(TrainingRun):
-    """Memory runs out until the run has stepped down so many times."""
-
-    steps_down = 0
-    needed = 0
-
-    def _backward(self, samples: Any) -> float:
-        if self.steps_down < self.needed:
-            self.steps_down += 1
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return super()._backward(samples)
-
-
-def test_memory_that_runs_out_costs_time_and_then_the_large_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    # A crop of 16 voxels a side is one voxel in the deepest stage, which has no deviation to normalise by.
-    recipe = replace(PLAIN, normalisation="none", small_crop_share=0.5)
-    run = make_run(recipe, cls=OutOfMemory, say=said.append)
-    undisturbed = make_run(recipe)
-    run.needed = 1
-    run.step()
-    undisturbed.step()
-    assert run.model.recomputes
-    assert are_same(state_of(run), state_of(undisturbed))
-    run.needed = 2
-    shapes = [tuple(image.shape[2:]) for image in inputs_of(run, 1)]
-    assert shapes == [(16, 16, 16)]
-    assert ["computed twice" in said[0], "small crops" in said[1]] == [True, True]
-    run.needed = 3
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        run.step()
-
-
-def test_memory_that_runs_out_in_the_optimisers_first_step_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, undisturbed = make_run(), make_run()
-    step, parameter = run.optimiser.step, next(run.model.parameters())
-
-    def fail() -> None:
-        monkeypatch.setattr(run.optimiser, "step", step)
-        run.optimiser.state[parameter]["step"] = torch.tensor(0.0)
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(run.optimiser, "step", fail)
-    run.step()
-    undisturbed.step()
-    assert run.model.recomputes
-    assert are_same(state_of(run), state_of(undisturbed))
-
-
 def test_a_run_that_stepped_down_does_not_climb_again_when_it_is_resumed(tmp_path: Path) -> None:
-    run = make_run(replace(PLAIN, normalisation="none", small_crop_share=0.5), cls=OutOfMemory)
-    run.needed = 2
-    run.step()
+    run, resumed = make_run(), make_run()
+    run.learner.model.recomputes = run.learner.only_small_crops = True
     run.save(tmp_path / "checkpoint")
-    resumed = make_run(run.recipe)
     resumed.resume(tmp_path / "checkpoint")
-    assert resumed.model.recomputes
-    assert [tuple(image.shape[2:]) for image in inputs_of(resumed, 1)] == [(16, 16, 16)]
+    assert (resumed.learner.model.recomputes, resumed.learner.only_small_crops) == (True, True)
 
 
 def test_a_validation_without_enough_memory_looks_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -809,42 +511,3 @@ def test_divergence_is_told_and_not_stored() -> None:
         run.run(lambda progress: None, lambda: stored.append(state_of(run)), validate_every=1, store_every_s=0)
     assert raised.value.exit_code == ExitCode.BAD_INPUT
     assert all(value.isfinite().all() for state in stored for value in state.values())
-
-
-@pytest.mark.parametrize("recipe", [PAPER, MODERN], ids=["paper", "modern"])
-def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(recipe: Recipe) -> None:
-    run = make_run(recipe)
-    run.step()
-    before = state_of(run)
-    run.model.down_stages[0].activations[0].weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match="diverged at iteration 1"):
-        run.step()
-    after = state_of(run)
-    # The batch was drawn, and in a batch normalisation seen.
-    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert all(name == "generator" or "running" in name or "num_batches" in name for name in changed)
-
-
-def test_a_device_that_lacks_an_operation_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: Any) -> None:
-        raise NotImplementedError("aten::grid_sampler_3d is not implemented for the MPS device.\nmore")
-
-    run = make_run()
-    monkeypatch.setattr("vnet_segmentation.training.training_run.make_sample", fail)
-    with pytest.raises(NotImplementedError):
-        run.step()
-    run.device = replace(run.device, name="mps")
-    with pytest.raises(UserError, match=r"Choose the CPU \(--device cpu\)\. .* device\.$") as raised:
-        run.step()
-    assert raised.value.exit_code == ExitCode.USAGE
-
-
-def test_without_cases_there_is_nothing_to_learn_from() -> None:
-    with pytest.raises(UserError, match="no cases"):
-        make_run(cases=[])
-
-
-def test_float16_is_too_short_for_gradients() -> None:
-    device = make_run(device=Device("cpu", "float16", "It was asked for.")).device
-    assert (device.name, device.precision) == ("cpu", "float32")
-    assert device.reason.startswith("It was asked for. Training takes float32 instead of float16")

@@ -96,7 +96,7 @@ def test_a_training_paused_at_any_moment_goes_on_after_a_case_was_added(
     assert kept == {key: request_[key] for key in kept}
     add(3)
     result = train({**kept, "resume": True})
-    assert {row["case"] for row in result["after"]} == {"Case0", "Case1", "Case2"}
+    assert {row["case"] for row in result["after"]["cases"]} == {"Case0", "Case1", "Case2"}
     assert (models / "mine" / "model.json").is_file()
     assert unfinished_trainings() == []
     assert not state_folder(models / "mine").exists()
@@ -166,7 +166,7 @@ def test_the_users_choice_overrules_the_data_sets_split(request_: dict[str, Any]
     manifest.write_text(f"image,mask,name,split\n{rows}")
     request_["data"] = str(manifest)
     request_["options"]["validation"] = ["Case2"]
-    assert [row["case"] for row in train(request_)["after"]] == ["Case2"]
+    assert [row["case"] for row in train(request_)["after"]["cases"]] == ["Case2"]
     # None of them: each is judged by a model that has not seen it.
     request_["options"]["validation"] = []
-    assert len(train({**request_, "name": "mine-2"})["after"]) == 3
+    assert len(train({**request_, "name": "mine-2"})["after"]["cases"]) == 3

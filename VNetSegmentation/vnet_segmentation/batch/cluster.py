@@ -21,8 +21,9 @@ from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import find_model
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.scan_job import segment_file
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmenter
 
 try:
     from distributed import Client, Future, KilledWorker, get_worker

@@ -24,8 +24,9 @@ from vnet_segmentation.batch.tables import (
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
 from vnet_segmentation.images.scans import MASK_SUFFIX
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
 
 ReportCallback = Callable[[int, int, BatchRow], None]
 """Told after each scan: how many are finished, how many there are, and what became of this one."""
@@ -248,7 +249,7 @@ def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
     if missing:
         sentences.append(f"There is no {' and no '.join(missing)}.")
     if len(sentences) > 1:
-        sentences.append("Choose to overwrite (--overwrite) to have it as asked for now.")
+        sentences.append("Choose to overwrite to have it as asked for now.")
     return " ".join([*sentences, *(report["warnings"] if report else [])])
 
 

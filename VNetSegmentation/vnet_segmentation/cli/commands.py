@@ -87,7 +87,7 @@ def batch(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Trains a model, from scratch or from a base model."""
-    from vnet_segmentation.evaluation.evaluate import format_table
+    from vnet_segmentation.evaluation.table import format_table
     from vnet_segmentation.processes import join_processes
     from vnet_segmentation.training.state import state_folder
     from vnet_segmentation.training.train_model import train_model
@@ -126,7 +126,7 @@ def train(options: argparse.Namespace) -> int:
 
 def cross_validate(options: argparse.Namespace) -> int:
     """Trains and measures fold by fold."""
-    from vnet_segmentation.evaluation.evaluate import format_table
+    from vnet_segmentation.evaluation.table import format_table
     from vnet_segmentation.training import crossvalidation
 
     with _says_how_to_go_on("Give the same command to go on."), Interrupt() as interrupt:
@@ -197,13 +197,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
     from vnet_segmentation.datasets.dataset import find_cases
     from vnet_segmentation.datasets.inspection import inspect_cases, refuse_problems
-    from vnet_segmentation.evaluation.evaluate import (
-        check_table,
-        compare_results,
-        evaluate_cases,
-        format_table,
-        write_table,
-    )
+    from vnet_segmentation.evaluation.evaluate import compare_results, evaluate_cases
+    from vnet_segmentation.evaluation.table import check_table, format_table, write_table
     from vnet_segmentation.models.bundle import read_description
 
     # Before anything is computed: a slip in a name is answered at once.

@@ -23,7 +23,7 @@ MIN_SERIES_SLICES = 10
 """An axial T2 series with fewer slices is a scout, and is not chosen unasked."""
 
 POSITION_TOLERANCE_MM = 0.01
-SPACING_TOLERANCE = 0.1
+GAP_TOLERANCE = 0.1
 """Distances between slices may differ by this part of their median, which rounded positions explain."""
 SHIFT_TOLERANCE_MM = 1.0
 """Sideways shift over the whole stack that is taken for rounding; ITK would straighten a larger one silently."""
@@ -189,7 +189,7 @@ def check_frames(header: sitk.ImageFileReader, name: str) -> None:
     step_mm = header.GetSpacing()[2]
     grid_mm = header.GetOrigin() + np.arange(n_frames)[:, None] * step_mm * axes[2]
     if not (
-        np.allclose(positions_mm, grid_mm, rtol=0, atol=SPACING_TOLERANCE * abs(step_mm))
+        np.allclose(positions_mm, grid_mm, rtol=0, atol=GAP_TOLERANCE * abs(step_mm))
         and np.allclose(orientations, axes[:2].ravel(), atol=1e-3)
     ):
         raise UserError(
@@ -236,8 +236,7 @@ def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> 
             for one in found
         )
         raise UserError(
-            f"{problem} ({listed}). Put the one to segment in a folder of its own, or name it by its number or UID: "
-            f"vnet-segmentation segment FOLDER --series UID."
+            f"{problem} ({listed}). Put the one to segment in a folder of its own, or choose it by its number or UID."
         )
     return fitting[0]
 
@@ -399,7 +398,7 @@ def _check_even(depths_mm: np.ndarray, name: str) -> None:
             f"{name} misses slices: a gap of {gaps_mm.max():.1f} mm where slices are {usual_mm:.1f} mm apart. "
             f"Export the whole series again."
         )
-    if np.abs(gaps_mm - usual_mm).max() > SPACING_TOLERANCE * usual_mm:
+    if np.abs(gaps_mm - usual_mm).max() > GAP_TOLERANCE * usual_mm:
         raise UserError(
             f"The slices of {name} are unevenly spaced, {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart. "
             f"Resample it to an even grid first."

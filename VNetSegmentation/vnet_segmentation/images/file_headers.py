@@ -2,20 +2,17 @@
 
 A truncated NIfTI file reads as zeros, and so does a NaN in it; a spacing of 0 reads as 1 mm; a damaged MetaImage file
 may crash the process. What ITK would pass over is looked for here, before it reads the pixels, and without holding them
-in memory. The sentences for damaged files are here, too.
+in memory.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import shutil
 import struct
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,54 +21,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, damaged, not_finite
 
 MAX_DEFLATE_RATIO = 1032
 """No deflate stream, as in gzip, unpacks to more than this many times its size."""
 
-SPACING_TOLERANCE = 0.01
+SFORM_TOLERANCE = 0.01
 """Part by which a NIfTI file's two statements of its voxels' sides may differ."""
 
 _CHUNK_BYTES = 1 << 20
-_PACKED_NIFTI = (".nii.gz", ".hdr.gz", ".img.gz")
-
-
-def bad_spacing(name: str, spacing: str) -> UserError:
-    return UserError(
-        f"The header of {name} has an impossible voxel spacing ({spacing} mm). Correct it or export the scan again."
-    )
-
-
-def bad_direction(name: str) -> UserError:
-    return UserError(
-        f"The header of {name} has axes that are not at right angles to each other, or not of length 1. "
-        f"Correct its direction, or resample the scan to a straight grid."
-    )
-
-
-def damaged(name: str) -> UserError:
-    return UserError(f"{name} is damaged or incomplete. Copy, download or export it again.")
-
-
-def not_finite(name: str, share: float) -> UserError:
-    """`share`: part of the voxels that are NaN or infinite."""
-    return UserError(
-        f"{name} has voxels that are not a number or infinite ({share:.2g} of all). "
-        f"Replace them, or export the scan again."
-    )
-
-
-def reader_error(itk_error: RuntimeError, name: str) -> UserError:
-    """The sentence for an error of ITK's readers."""
-    text = str(itk_error)
-    if "orthonormal" in text or "determinant is 0" in text:
-        return bad_direction(name)
-    if "spacing (0) invalid" in text:
-        return bad_spacing(name, "0")
-    if "Unable to determine ImageIO" in text:
-        return UserError(
-            f"{name} is no image that can be read, or it is damaged. Give a NIfTI, NRRD, MetaImage or DICOM scan."
-        )
-    return damaged(name)
 
 
 @dataclass(frozen=True)
@@ -79,10 +37,8 @@ class FileHeader:
     """The header of a file of any format; what ITK itself checks well enough needs no subclass."""
 
     path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
+    name: str
+    """What the messages call it."""
 
     def check(self) -> None:
         """To be called before ITK reads the header.
@@ -102,41 +58,16 @@ class FileHeader:
         """
 
 
-@contextmanager
-def apart(path: Path) -> Iterator[Path]:
-    """The path of a file, while the block runs, at which ITK reads this file and no other.
-
-    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files;
-    a .MHA in capitals it does not know.
-
-    Raises:
-        OSError: the file cannot be linked or copied to the system's temporary files.
-    """
-    files = [path]
-    suffix = "".join(path.suffixes[-2:]).lower()
-    if suffix in (".hdr.gz", ".img.gz"):
-        plain = path.with_suffix("").with_suffix(".img" if suffix == ".hdr.gz" else ".hdr")
-        packed = plain.with_name(f"{plain.name}.gz")
-        files.append(packed if packed.is_file() else plain)
-    packed_files = [file for file in files if file.suffix.lower() == ".gz"] if suffix in _PACKED_NIFTI else []
-    has_twin = any(file.with_suffix("").exists() for file in packed_files)
-    in_capitals = path.suffix != ".mha" and path.suffix.lower() == ".mha"
-    if not has_twin and not in_capitals:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="VNetSegmentation-") as folder:
-        for file in files:
-            _link(file, Path(folder, file.name.lower()))
-        yield Path(folder, path.name.lower())
-
-
-def read_header(path: Path) -> FileHeader:
+def read_header(path: Path, name: str) -> FileHeader:
     """The header of an existing file, of the class that fits its format.
+
+    Args:
+        name: what the messages call the file, which may lie elsewhere than where the user has it.
 
     Raises:
         OSError: the file cannot be read.
     """
-    return _read_meta_image(path) or _read_nifti(path) or _read_nrrd(path) or FileHeader(path)
+    return _read_meta_image(path, name) or _read_nifti(path, name) or _read_nrrd(path, name) or FileHeader(path, name)
 
 
 # Offset and struct format of the fields that are checked, by the size of the header, which is its first field:
@@ -188,7 +119,7 @@ class _NiftiHeader(FileHeader):
             raise bad_direction(self.name)
         # The axes that ITK takes are the s-form's then, but the spacing is always pixdim's.
         takes_sform = self.sform_code[0] == 1 or (self.sform_code[0] > 0 and self.qform_code[0] <= 0)
-        if takes_sform and not np.allclose(lengths[long_axes], steps_mm, rtol=SPACING_TOLERANCE, atol=0):
+        if takes_sform and not np.allclose(lengths[long_axes], steps_mm, rtol=SFORM_TOLERANCE, atol=0):
             stated, by_axes = (" x ".join(f"{step:.4g}" for step in steps) for steps in (self.pixdim[1:4], lengths))
             raise UserError(
                 f"The header of {self.name} contradicts itself: voxels of {stated} mm by its spacing, of {by_axes} mm "
@@ -222,7 +153,7 @@ class _NiftiHeader(FileHeader):
         return max(int(self.vox_offset[0]), self.size[0] if self._in_one_file else 0)
 
 
-def _read_nifti(path: Path) -> _NiftiHeader | None:
+def _read_nifti(path: Path, name: str) -> _NiftiHeader | None:
     """The header of a NIfTI file, None for any other file.
 
     Raises:
@@ -242,10 +173,10 @@ def _read_nifti(path: Path) -> _NiftiHeader | None:
                 for field, (offset, layout) in _NIFTI_FIELDS[size].items()
             }
             # Without these letters it is an Analyze file, which has none of the fields.
-            return _NiftiHeader(path, byte_order, **fields) if fields["magic"][0][:2] in (b"n+", b"ni") else None
+            return _NiftiHeader(path, name, byte_order, **fields) if fields["magic"][0][:2] in (b"n+", b"ni") else None
     # ITK reads it even where the header's own size is wrong, and computes for ever where its axes are not finite.
     if raw[344:347] in (b"n+1", b"ni1") or raw[4:7] in (b"n+2", b"ni2"):
-        raise damaged(path.name)
+        raise damaged(name)
     return None
 
 
@@ -253,14 +184,6 @@ def _sibling(path: Path, suffix: str) -> Path:
     """The other file of a pair of .hdr and .img, each of which may be gzipped."""
     plain = path.with_name(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).with_suffix(suffix)
     return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
-
-
-def _link(file: Path, path: Path) -> None:
-    try:
-        path.symlink_to(file.absolute())
-    except OSError:
-        # Windows lets few users make links.
-        shutil.copyfile(file, path)
 
 
 @dataclass(frozen=True)
@@ -300,7 +223,7 @@ class _MetaImageHeader(FileHeader):
             return _inflates_to(file, n_bytes)
 
 
-def _read_meta_image(path: Path) -> _MetaImageHeader | None:
+def _read_meta_image(path: Path, name: str) -> _MetaImageHeader | None:
     """The header of a MetaImage file, None for any other file."""
     if not path.name.lower().endswith((".mha", ".mhd")):
         return None
@@ -310,7 +233,7 @@ def _read_meta_image(path: Path) -> _MetaImageHeader | None:
         while "ElementDataFile" not in fields and (line := file.readline(4096)):
             key, _, value = line.decode("utf-8", "surrogateescape").partition("=")
             fields[key.strip()] = value.strip()
-        return _MetaImageHeader(path, fields, file.tell())
+        return _MetaImageHeader(path, name, fields, file.tell())
 
 
 @dataclass(frozen=True)
@@ -325,18 +248,18 @@ class _NrrdHeader(FileHeader):
             if field in ("spacings", "space directions") and len(steps) == 3 and {"none", "nan"} & set(steps):
                 raise bad_spacing(self.name, value.strip())
         # ITK itself finds a shorter file out, but after it has set aside the memory. A .nhdr has its data elsewhere.
-        in_one_file = self.name.lower().endswith(".nrrd")
+        in_one_file = self.path.name.lower().endswith(".nrrd")
         if in_one_file and _n_bytes(reader) > self.path.stat().st_size * MAX_DEFLATE_RATIO:
             raise damaged(self.name)
 
 
-def _read_nrrd(path: Path) -> _NrrdHeader | None:
+def _read_nrrd(path: Path, name: str) -> _NrrdHeader | None:
     """The header of a NRRD file, None for any other file."""
     with open(path, "rb") as file:
         if file.read(4) != b"NRRD":
             return None
         text = file.read(_CHUNK_BYTES).partition(b"\n\n")[0].decode("latin-1")
-    return _NrrdHeader(path, text.splitlines())
+    return _NrrdHeader(path, name, text.splitlines())
 
 
 def _n_bytes(reader: sitk.ImageFileReader) -> int:

@@ -12,15 +12,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.apart import apart
 from vnet_segmentation.images.dicom import MODALITY, check_frames, check_voxel_count, read_series
-from vnet_segmentation.images.file_headers import (
-    apart,
-    bad_direction,
-    bad_spacing,
-    not_finite,
-    read_header,
-    reader_error,
-)
+from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, not_finite, reader_error
+from vnet_segmentation.images.file_headers import read_header
 from vnet_segmentation.paths import check_name, walk
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -84,7 +79,7 @@ def read_scan_and_series(
     elif series is not None:
         raise UserError(
             f"{path.name} is not a folder of DICOM slices, so there is no series {series} to choose. "
-            f"Give the folder, or no series (--series).",
+            f"Give the folder, or no series.",
             ExitCode.USAGE,
         )
     elif path.name.lower().endswith(MASK_SUFFIX) and os.path.isfile(path):
@@ -167,7 +162,7 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         raise UserError(f"{name} is empty (0 bytes). Copy, download or export it again.")
     try:
         with apart(path) as alone:
-            header = read_header(alone)
+            header = read_header(alone, name)
             header.check()
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(alone))
@@ -221,7 +216,7 @@ def _check_folder(folder: Path) -> None:
         named = ", ".join(scans[:3]) + ", ..." * (len(scans) > 3)
         raise UserError(
             f"The folder {folder.resolve().name} holds scan files ({named}), and no DICOM images beside them. "
-            f"Give one of them, or the folder to a batch (vnet-segmentation batch)."
+            f"Give one of them, or the folder to a batch."
         )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from vnet_segmentation.images.mask_files import read_mask, write_mask, write_scan
 from vnet_segmentation.images.metrics import dice
 from vnet_segmentation.images.phantom import make_phantom
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmenter
 
 DEMO_SEED = 0
 """The model has not been trained on this phantom: those have seeds from 1000."""

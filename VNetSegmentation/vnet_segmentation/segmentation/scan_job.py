@@ -20,15 +20,16 @@ from typing import Any
 import SimpleITK as sitk
 
 import vnet_segmentation
-from vnet_segmentation.atomic import atomic_path, check_writable
+from vnet_segmentation.atomic import atomic_path, check_writable, refuse_existing
 from vnet_segmentation.device import is_out_of_memory
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import check_output_path, write_mask, write_probability
 from vnet_segmentation.images.picture import write_picture
 from vnet_segmentation.images.scans import read_scan_and_series
 from vnet_segmentation.paths import check_name
+from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.inference import OUT_OF_MEMORY
-from vnet_segmentation.segmentation.segmenter import ProgressCallback, Segmentation, Segmenter
+from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,8 @@ class Outputs:
             both_exist = os.path.exists(path) and os.path.exists(scan)
             if path.resolve() == scan.resolve() or (both_exist and path.samefile(scan)):
                 raise UserError(f"{path} is the scan itself. Choose another output.", ExitCode.USAGE)
-            if os.path.exists(path) and not overwrite:
-                raise UserError(
-                    f"{path} exists already. Choose another name, or add --overwrite.", ExitCode.CANNOT_WRITE
-                )
+            if not overwrite:
+                refuse_existing(path)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,16 @@ from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.dice_histogram import write_histogram
-from vnet_segmentation.evaluation.evaluate import Row, compare_result, write_table
+from vnet_segmentation.evaluation.evaluate import compare_result
+from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.evaluation.table import write_table
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
+from vnet_segmentation.training.identity import changed_since
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.state import discard, state_folder
 from vnet_segmentation.training.train_model import train_model
@@ -175,10 +178,7 @@ def _refuse_learned(model: Path | None, voxel_hashes: dict[str, str]) -> None:
 def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
     changed = sorted(name for name, digest in before.items() if now.get(name) != digest)
     if changed:
-        raise UserError(
-            f"Since this cross-validation began, {list_names(changed)} changed. Put the former files back, or choose "
-            "another output."
-        )
+        raise changed_since("cross-validation", changed, "choose another output")
 
 
 def _digests(cases: Sequence[Case]) -> dict[str, str]:

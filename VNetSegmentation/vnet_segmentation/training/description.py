@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from vnet_segmentation.datasets.dataset import Case
-from vnet_segmentation.evaluation.evaluate import Row, summarise
 from vnet_segmentation.evaluation.improvement import Improvement, judge
+from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.evaluation.table import summarise
 from vnet_segmentation.models.library import learned_scans
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.splits import Split
@@ -33,7 +34,7 @@ def describe_model(
         voxel_hashes: of the scans, by the cases' names, see `scans.voxel_hash`.
         n_folds: that were trained to judge it.
     """
-    title = f"Prostate in T2-weighted MR: V-Net {run.recipe.layout}, width {options.width}"
+    title = f"Prostate in T2-weighted MR: V-Net {run.learner.recipe.layout}, width {options.width}"
     if base is not None:
         title = f"{base['title']}, fine-tuned on {len(split.training)} cases"
     training = {
@@ -42,18 +43,18 @@ def describe_model(
         "validation_cases": _case_names(options, split.validation),
         "voxel_hashes": _learned_scans(split, base, voxel_hashes),
         "preset": options.preset_name,
-        "recipe": run.recipe.as_dict(),
+        "recipe": run.learner.recipe.as_dict(),
         "iterations": run.iteration,
         "minutes": round(run.elapsed_s / 60, 1),
         "seed": options.seed,
-        "device": asdict(run.device),
+        "device": asdict(run.learner.device),
     }
     if n_folds:
         training["cross_validation"] = f"{n_folds} folds; iterations and minutes are those of the last run"
     return {
         "name": name,
         "title": options.title or title,
-        "preprocessing": run.recipe.preprocessing.as_dict(),
+        "preprocessing": run.learner.recipe.preprocessing.as_dict(),
         "labels": ["background", "prostate"],
         "training": training,
         "metrics": {},

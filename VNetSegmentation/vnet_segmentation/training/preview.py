@@ -18,8 +18,8 @@ from vnet_segmentation.images.scans import read_scan
 from vnet_segmentation.training.appearance import quantiles
 from vnet_segmentation.training.augmentation import draw_sample, make_sample
 from vnet_segmentation.training.cache import SyntheticCases, TrainingCase, case_grid, prepare_pair
+from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.plan import TrainingOptions, load_base, make_recipe
-from vnet_segmentation.training.training_run import TrainingRun
 
 _N_TIMED = 3
 
@@ -35,15 +35,22 @@ def iteration_seconds(options: TrainingOptions, device: Device) -> float:
     """
     options, base, _ = load_base(options)
     recipe = make_recipe(options, base)
-    case = SyntheticCases(1, recipe.preprocessing)
-    run = TrainingRun(recipe, case, [], [], device, start=base)
-    # The first iteration of a shape is slower: memory is taken, kernels are chosen.
-    run.step()
-    small_s = min(_timed_step(run) for _ in range(_N_TIMED))
-    large_share = 1 - recipe.small_crop_until
-    run.iteration = recipe.iterations - 1
-    run.step()
-    return recipe.small_crop_until * small_s + large_share * _timed_step(run)
+    learner = Learner(recipe, SyntheticCases(1, recipe.preprocessing), [], device, start=base)
+    # The first step of a shape is slower: memory is taken, kernels are chosen.
+    learner.step(0, 0.0)
+    small_s = min(step_seconds(learner, 0, 0.0) for _ in range(_N_TIMED))
+    last = recipe.iterations - 1, 1 - 1 / recipe.iterations
+    learner.step(*last)
+    return recipe.small_crop_until * small_s + (1 - recipe.small_crop_until) * step_seconds(learner, *last)
+
+
+def step_seconds(learner: Learner, iteration: int, fraction: float) -> float:
+    """How long a step takes, see `Learner.step`."""
+    started = time.perf_counter()
+    learner.step(iteration, fraction)
+    if learner.device.torch_device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def preview_sample(
@@ -91,11 +98,3 @@ def preview_sample(
         picture.CopyInformation(grid)
         pictures.append(picture)
     return pictures[0], pictures[1]
-
-
-def _timed_step(run: TrainingRun) -> float:
-    started = time.perf_counter()
-    run.step()
-    if run.device.torch_device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

@@ -15,8 +15,9 @@ from vnet_segmentation.datasets.dataset import Case, find_cases
 from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device, is_out_of_memory
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
-from vnet_segmentation.evaluation.evaluate import Row, evaluate_cases
+from vnet_segmentation.evaluation.evaluate import evaluate_cases
 from vnet_segmentation.evaluation.improvement import MIN_CASES, Improvement
+from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.network.vnet import VNet
@@ -24,6 +25,8 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import SyntheticCases, TrainingCase, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
+from vnet_segmentation.training.identity import case_identities, refuse_changed_cases
+from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.plan import (
     TrainingOptions,
     check_options,
@@ -35,7 +38,7 @@ from vnet_segmentation.training.plan import (
 from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.splits import Split
 from vnet_segmentation.training.state import claim, state_folder
-from vnet_segmentation.training.training_run import Progress, TrainingRun, case_identities, refuse_changed_cases
+from vnet_segmentation.training.training_run import Progress, TrainingRun
 
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
@@ -189,15 +192,15 @@ def _train_model(
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
         warnings.append("By voxels or name the model before knows some of these: both look too good.")
-    if run.best_iteration == 0:
+    if run.best.iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:
         warnings.append("These cases also chose the new weights, which so look a little too good.")
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
     description = describe_model(model.name, run, plan.final, options, base_description, voxel_hashes, n_folds)
-    if run.best_iteration is not None:
-        description["training"]["best_iteration"] = run.best_iteration
+    if run.best.iteration is not None:
+        description["training"]["best_iteration"] = run.best.iteration
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
@@ -211,7 +214,7 @@ def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
         raise UserError(
             f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
             if model.exists()
-            else f"{begun} is of an earlier training. Add --resume to go on with it, or remove {state_folder}.",
+            else f"{begun} is of an earlier training. Resume it, or remove {state_folder}.",
             ExitCode.CANNOT_WRITE,
         )
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
@@ -230,24 +233,24 @@ def _train(
     """One run of a training, to its end."""
     options, n_folds = job.options, n_runs - 1
     is_final = number == n_folds
-    run = TrainingRun(
+    learner = Learner(
         # The folds are judged by these cases; nothing may be chosen by them.
         recipe=job.recipe if is_final else replace(job.recipe, keeps_best=False, patience=0),
         cases=[prepared[case] for case in split.training],
-        validation=[prepared[case] for case in split.validation],
         synthetic=synthetic,
         device=job.device,
         seed=options.seed,
-        minutes=options.minutes and options.minutes / n_runs,
         start=job.base,
         processes=job.processes,
         say=job.say,
     )
+    minutes = options.minutes and options.minutes / n_runs
+    run = TrainingRun(learner, [prepared[case] for case in split.validation], minutes)
     checkpoint = job.state_folder / ("checkpoint.safetensors" if is_final else f"fold-{number + 1}.safetensors")
     if checkpoint.exists():
         run.resume(checkpoint)
         job.say(f"Going on at iteration {run.iteration}")
-    reason = f" {run.device.reason}" if number == 0 else ""
+    reason = f" {learner.device.reason}" if number == 0 else ""
     job.say(f"Training on {_counted(len(split.training))}.{reason}")
 
     def report(progress: Progress) -> None:
@@ -259,14 +262,15 @@ def _train(
     intervals: dict[str, Any] = {}
     if job.base is not None:
         # A short run would not come to its first validation, otherwise.
-        intervals = {"validate_every": max(10, run.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
+        intervals = {"validate_every": max(10, learner.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
     try:
         finished = run.run(report, lambda: run.save(checkpoint), job.should_stop, **intervals)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"The memory of {run.device.name} is too small for this training. Choose a smaller --width.",
+            f"The memory of {learner.device.name} is too small for this training. Close other programs, or choose a "
+            "smaller width.",
             ExitCode.OUT_OF_MEMORY,
         ) from error
     if not finished:

@@ -1,35 +1,25 @@
-"""Training a V-Net: the loop, its state on disk, and what it tells while it runs."""
+"""A training from its first iteration to its last: when it validates, stores, reports and ends."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
-
-from vnet_segmentation.arrays import to_array
-from vnet_segmentation.device import Device, best_precision, is_out_of_memory
-from vnet_segmentation.errors import ExitCode, UserError, list_names
-from vnet_segmentation.network.loss import LOSSES
+from vnet_segmentation.errors import UserError
 from vnet_segmentation.network.vnet import VNet
-from vnet_segmentation.processes import Processes
 from vnet_segmentation.segmentation.inference import Predictor
-from vnet_segmentation.training.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.checkpoint import read_checkpoint, write_checkpoint
-from vnet_segmentation.training.recipe import Recipe
+from vnet_segmentation.training.identity import case_identities, refuse_changed_cases, weights_digest
+from vnet_segmentation.training.learner import Learner, tensors_named
+from vnet_segmentation.training.validation import Best, mean_dice
 
-_CASES = ("training cases", "validation cases")
-_SMALLEST_GAIN = 0.0005
-"""Of validation Dice; less does not count as one."""
 _LAST_PART = 0.75
 """Of a run with a cosine schedule: its rate has fallen to a seventh."""
 
@@ -51,85 +41,37 @@ class Progress:
 
 @dataclass
 class TrainingRun:
-    """A network that learns from cases, one iteration at a time, and can be stored and resumed between any two.
+    """The iterations of a learner, which can be stored and resumed between any two.
 
-    Everything random comes from one generator whose state is stored too: on the CPU the same seed gives the same run,
-    and a resumed run is, bit for bit, the one that would have been. A GPU adds up gradients in another order each time,
-    and with a limit in minutes the learning rate follows the clock: such runs differ.
+    On the CPU a resumed run is, bit for bit, the one that would have been, also in what memory it takes. With a limit
+    in minutes the learning rate follows the clock: such runs differ.
 
-    Where memory runs out in an iteration, a run goes on with less, also after it was resumed: activations that are
-    computed twice instead of kept, then small crops only, then the CPU. A validation, which needs the whole field, has
-    a ladder of its own (`inference.ladder`).
+    A validation, which needs the whole field, has a ladder of its own where memory runs out (`inference.ladder`).
 
     Args:
-        cases: to learn from.
-        validation: never learned from.
-        synthetic: phantoms, drawn with the recipe's probability.
-        device: where to compute; float32 is taken instead of float16.
+        learner: has not learned yet.
+        validation: cases that it does not learn from.
         minutes: the run ends after this time, all its sessions together, if the recipe's iterations have not ended it
             before.
-        start: its weights are the initial ones; None for random ones.
-        processes: those that share each batch, which the recipe's batch size must allow.
-        say: told in a sentence when memory ran out.
-
-    Raises:
-        UserError: there are no cases.
     """
 
-    recipe: Recipe
-    cases: Sequence[TrainingCase]
+    learner: Learner
     validation: Sequence[TrainingCase]
-    synthetic: Sequence[TrainingCase]
-    device: Device
-    seed: int = 0
     minutes: float | None = None
-    start: VNet | None = None
-    processes: Processes = field(default_factory=Processes)
-    say: Callable[[str], None] = lambda sentence: None
     iteration: int = field(default=0, init=False)
     elapsed_s: float = field(default=0.0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     """Iteration, loss and, where it was measured, validation Dice of each report."""
-    best_iteration: int | None = field(default=None, init=False)
-    """Of the weights with the best validation, where the recipe keeps them; 0: those it started from."""
+    best: Best = field(default_factory=Best, init=False)
+    """Has weights where the recipe keeps the best."""
     has_settled: bool = field(default=False, init=False)
     """Whether the run ended because the validation Dice had not risen for as long as the recipe waits for it. With a
     cosine schedule not before its last quarter: while the rate is high, the Dice says little of what it will be."""
 
     def __post_init__(self) -> None:
-        if not self.cases:
-            raise UserError("There are no cases to learn from.")
-        if self.recipe.batch_size % self.processes.count:
-            raise ValueError(f"{self.processes.count} processes cannot share a batch of {self.recipe.batch_size}.")
-        if self.device.precision == "float16":
-            # The gradient of the Dice loss at a voxel is about 1 / voxels = 1e-6, where float16 has one digit left.
-            reason = f"{self.device.reason} Training takes float32 instead of float16, in which its gradients vanish."
-            self.device = replace(self.device, precision="float32", reason=reason)
-        self.generator = torch.Generator().manual_seed(self.seed)
-        # The initial weights are drawn by torch's own generator, which belongs to the caller: it is put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
-            self.model = VNet(self.recipe.layout, self.recipe.width, self.recipe.normalisation)
-        if self.start is not None:
-            self.model.load_state_dict(self.start.state_dict())
-        self._place(self.model)
-        self._shared = self.processes.share_gradients(self.model)
-        self.averaged = (
-            AveragedModel(self.model, multi_avg_fn=self._average, use_buffers=True)
-            if self.recipe.averaging_decay
-            else None
-        )
-        self.optimiser = self._make_optimiser()
-        self.loss_function = LOSSES[self.recipe.loss]
         self._losses: list[float] = []
         """Since the last report."""
-        self._best: dict[str, Tensor] = {}
-        """Weights with the highest validation Dice so far, where the recipe keeps them."""
-        self._best_dice = -math.inf
         self._is_unmeasured = False
-        self._n_without_gain = 0
-        """Validations since then."""
-        self._only_small_crops = False
 
     @property
     def fraction(self) -> float:
@@ -137,29 +79,16 @@ class TrainingRun:
         if self.has_settled:
             return 1.0
         of_time = self.elapsed_s / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(self.iteration / self.recipe.iterations, of_time))
+        return min(1.0, max(self.iteration / self.learner.recipe.iterations, of_time))
 
     @property
     def best_network(self) -> VNet:
         """The model to keep: the one with the best validation where the recipe keeps it, else the last one."""
-        if not self._best:
-            return self.last_network
-        network = copy.deepcopy(self.last_network)
-        network.load_state_dict(self._best)
+        if not self.best.weights:
+            return self.learner.network
+        network = copy.deepcopy(self.learner.network)
+        network.load_state_dict(self.best.weights)
         return network
-
-    @property
-    def last_network(self) -> VNet:
-        """With the averaged weights where the recipe averages, and the initial ones' share in them."""
-        network = self.model if self.averaged is None else cast(VNet, self.averaged.module)
-        if self.start is None or not self.recipe.start_share:
-            return network
-        blend = copy.deepcopy(network)
-        initial = self.start.state_dict()
-        for name, value in blend.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(initial[name].to(value.device), self.recipe.start_share)
-        return blend
 
     def run(
         self,
@@ -182,13 +111,14 @@ class TrainingRun:
         Returns:
             True if the run came to its end, False if it was stopped.
         """
+        learner, processes = self.learner, self.learner.processes
         # All time counts, that of validation and storing too. A resumed run looks as if it had never paused.
         began = time.monotonic() - self.elapsed_s
-        store = store if self.processes.is_first else lambda: None
+        store = store if processes.is_first else lambda: None
         stored_s = self.elapsed_s
         finished = self.fraction >= 1
         stopped = False
-        if self.recipe.keeps_best and self.validation and self.start is not None and self.iteration == 0:
+        if learner.recipe.keeps_best and self.validation and learner.start is not None and self.iteration == 0:
             # What was there before is the first to beat.
             dice = self._validate()
             self.history.append({"iteration": 0, "validation_dice": dice})
@@ -202,9 +132,9 @@ class TrainingRun:
             self._tell(report, Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
         while not (finished or stopped):
             self._losses.append(self.step())
-            self.elapsed_s = self.processes.of_first(time.monotonic() - began)
+            self.elapsed_s = processes.of_first(time.monotonic() - began)
             finished = self.fraction >= 1
-            stopped = not finished and bool(self.processes.of_first(should_stop()))
+            stopped = not finished and bool(processes.of_first(should_stop()))
             validates = finished or self.iteration % validate_every == 0
             reports = validates or self.iteration == 1 or self.iteration % report_every == 0
             dice_now = None
@@ -215,7 +145,7 @@ class TrainingRun:
                 dice_now = self._validate()
             finished = finished or self.fraction >= 1
             stopped = stopped and not finished
-            self.elapsed_s = self.processes.of_first(time.monotonic() - began)
+            self.elapsed_s = processes.of_first(time.monotonic() - began)
             loss = sum(self._losses) / len(self._losses)
             if reports:
                 validation = {} if dice_now is None else {"validation_dice": dice_now}
@@ -230,142 +160,22 @@ class TrainingRun:
         return finished
 
     def step(self) -> float:
-        """One iteration: draws a batch, augments it, and updates the weights.
-
-        Returns:
-            The loss.
-
-        Raises:
-            UserError: the loss or its gradient is not finite any more, and the weights are left as they were; or the
-                device lacks an operation (`ExitCode.USAGE`).
-        """
-        # All processes draw the whole batch, and each makes its own part of it.
-        samples = [
-            draw_sample(self.recipe, self.cases, self.synthetic, self.generator) for _ in range(self.recipe.batch_size)
-        ]
-        mine = samples[self.processes.rank :: self.processes.count]
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(self.iteration, self.fraction)
-        self.model.train()
-        value = self._learn_in_memory(mine)
+        """One iteration, see `Learner.step`; returns the loss."""
+        loss = self.learner.step(self.iteration, self.fraction)
         self.iteration += 1
-        return value
-
-    def _learn_in_memory(self, samples: Sequence[Sample]) -> float:
-        """`_learn`, with less where memory runs out. All of it is done again: a second update by the same samples,
-        where the first was half made, does no harm."""
-        while True:
-            try:
-                return self._learn(samples)
-            except NotImplementedError as error:
-                if self.device.name == "cpu":
-                    raise
-                # Augmentation needs more of a device than segmenting, for which it was tried.
-                lacks = str(error).partition("\n")[0]
-                raise UserError(
-                    f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU (--device cpu). "
-                    f"It says: {lacks}",
-                    ExitCode.USAGE,
-                ) from error
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:
-                    raise
-            # Outside the handler: while an exception lives, so do the tensors of the frames it holds.
-            self._step_down()
-
-    def _learn(self, samples: Sequence[Sample]) -> float:
-        """Updates the weights by some samples; returns the loss."""
-        value = self.processes.mean(self._backward(samples))
-        longest = math.inf if self.recipe.gradient_norm is None else self.recipe.gradient_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
-            raise UserError(
-                f"Training diverged at iteration {self.iteration}: the loss or its gradient is not finite. "
-                "Train in --precision float32, with another --seed or another --preset."
-            )
-        self.optimiser.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        return value
-
-    def _backward(self, samples: Sequence[Sample]) -> float:
-        """The loss of some samples, and its gradient in the parameters."""
-        self.optimiser.zero_grad(set_to_none=True)
-        images, targets = self._batch(samples)
-        with self.device.autocast():
-            logits = self._shared(images)
-        loss = self.loss_function(logits, targets)
-        loss.backward()
-        return loss.item()
-
-    @property
-    def _can_step_down(self) -> bool:
-        return not (self.model.recomputes and self._only_small_crops and self.device.name == "cpu")
-
-    def _step_down(self) -> None:
-        name = self.device.name
-        if self.iteration == 0:
-            # The optimiser makes its own tensors in its first step; if that failed, some parameters have half of them.
-            self.optimiser.state.clear()
-        if not self.model.recomputes:
-            self.model.recomputes = True
-            self.say(f"Memory ran out on {name}; going on with activations that are computed twice, which is slower.")
-        elif not self._only_small_crops:
-            self._only_small_crops = True
-            self.say(f"Memory ran out on {name}; going on with small crops only.")
-        else:
-            precision, because = best_precision("cpu")
-            self.device = Device("cpu", precision, f"Memory ran out on {name}; {because}.")
-            self.say(f"Memory ran out on {name}; going on with the CPU.")
-            for module in (self.model, self.averaged):
-                if module is not None:
-                    module.cpu()
-            # Loading puts the optimiser's own tensors where its parameters are.
-            self.optimiser.load_state_dict(self.optimiser.state_dict())
-        self.optimiser.zero_grad(set_to_none=True)
-        if torch.device(name).type == "cuda":
-            torch.cuda.empty_cache()
+        return loss
 
     def validation_dice(self) -> float:
-        """Mean Dice of the thresholded probability over the validation cases, on crops centred on the scan.
-
-        Raises:
-            UserError: not even tiles on the CPU fit into memory (`ExitCode.OUT_OF_MEMORY`).
-        """
-        network = self.last_network.eval()
-        predictor = Predictor(network, self.device)
-        total = 0.0
-        for case in self.validation:
-            cpu = torch.device("cpu")
-            image, share = make_sample(middle_sample(case), self._full_shape, self.recipe.preprocessing, cpu)
-            prediction, target = predictor.probability(image) >= 0.5, share >= 0.5
-            both, size = (prediction & target).sum().item(), (prediction.sum() + target.sum()).item()
-            total += 2 * both / size if size else 1.0
+        """See `validation.mean_dice`."""
+        learner = self.learner
+        network = learner.network.eval()
+        predictor = Predictor(network, learner.device)
+        dice = mean_dice(predictor, self.validation, learner.recipe.preprocessing)
         if predictor.steps_down:
-            self.say(f"Validation: {' '.join(predictor.steps_down)}")
+            learner.say(f"Validation: {' '.join(predictor.steps_down)}")
             # The network may be the one that learns, and now be on the CPU.
-            self._place(network)
-        return total / len(self.validation)
-
-    def _validate(self) -> float:
-        """The validation Dice, the same in all processes; keeps the weights if they are the best so far."""
-        dice = self.processes.of_first(self.validation_dice() if self.processes.is_first else 0.0)
-        if dice > self._best_dice + _SMALLEST_GAIN:
-            self._best_dice, self._n_without_gain = dice, 0
-            if self.recipe.keeps_best:
-                self.best_iteration = self.iteration
-                state = self.last_network.state_dict()
-                self._best = {name: value.detach().cpu().clone() for name, value in state.items()}
-        else:
-            self._n_without_gain += 1
-            may_settle = self.recipe.schedule != "cosine" or self.fraction >= _LAST_PART
-            self.has_settled = may_settle and 0 < self.recipe.patience <= self._n_without_gain
-        self._is_unmeasured = False
+            learner.place(network)
         return dice
-
-    def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
-        if self.processes.is_first:
-            report(progress)
 
     def save(self, path: Path) -> None:
         """Writes all that a resumed run needs, atomically.
@@ -373,31 +183,22 @@ class TrainingRun:
         Raises:
             UserError: the file cannot be written.
         """
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        if self.averaged is not None:
-            tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self._best.items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {
-                f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items() if value is not None
-            }
-        tensors["generator"] = self.generator.get_state()
         write_checkpoint(
             path,
-            tensors,
+            self.learner.tensors() | {f"best.{name}": value for name, value in self.best.weights.items()},
             {
                 "identity": self._identity(),
                 "iteration": self.iteration,
                 "elapsed_s": self.elapsed_s,
                 "history": self.history,
                 "losses": self._losses,
-                "best_dice": self._best_dice if self._best_dice > -math.inf else None,
-                "best_iteration": self.best_iteration,
-                "n_without_gain": self._n_without_gain,
+                "best_dice": self.best.dice if self.best.dice > -math.inf else None,
+                "best_iteration": self.best.iteration,
+                "n_without_gain": self.best.n_without_gain,
                 "has_settled": self.has_settled,
                 "is_unmeasured": self._is_unmeasured,
-                "recomputes": self.model.recomputes,
-                "only_small_crops": self._only_small_crops,
+                "recomputes": self.learner.model.recomputes,
+                "only_small_crops": self.learner.only_small_crops,
             },
         )
 
@@ -417,130 +218,43 @@ class TrainingRun:
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
                 "Resume with the same data, options and version of this program, or choose another output."
             )
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            if group in groups:
-                groups[group][rest] = value
-        self.model.load_state_dict(groups["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(groups["averaged"])
-        optimiser_state: dict[int, dict[str, Tensor]] = {}
-        for name, value in groups["optimiser"].items():
-            index, key = name.split(".")
-            optimiser_state.setdefault(int(index), {})[key] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": optimiser_state})
-        self.generator.set_state(tensors["generator"])
+        self.learner.load_tensors(tensors)
+        self.learner.model.recomputes, self.learner.only_small_crops = state["recomputes"], state["only_small_crops"]
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
         self.history, self._losses = state["history"], state["losses"]
-        self._best, self.best_iteration = groups["best"], state["best_iteration"]
-        self._n_without_gain, self.has_settled = state["n_without_gain"], state["has_settled"]
-        self._is_unmeasured = state["is_unmeasured"]
-        self.model.recomputes, self._only_small_crops = state["recomputes"], state["only_small_crops"]
-        self._best_dice = -math.inf if state["best_dice"] is None else state["best_dice"]
+        self.best = Best(
+            -math.inf if state["best_dice"] is None else state["best_dice"],
+            state["n_without_gain"],
+            state["best_iteration"],
+            tensors_named("best", tensors),
+        )
+        self.has_settled, self._is_unmeasured = state["has_settled"], state["is_unmeasured"]
 
     def _identity(self) -> dict[str, Any]:
+        start = self.learner.start
         return {
-            "recipe": _plain(self.recipe.as_dict()),
-            **case_identities(self.cases, self.validation),
-            "seed": self.seed,
-            "initial weights": None if self.start is None else _hash(self.start),
+            # As JSON gives it back: with lists for tuples.
+            "recipe": json.loads(json.dumps(self.learner.recipe.as_dict())),
+            **case_identities(self.learner.cases, self.validation),
+            "seed": self.learner.seed,
+            "initial weights": None if start is None else weights_digest(start),
         }
 
-    def _place(self, network: VNet) -> None:
-        network.to(self.device.torch_device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    def _validate(self) -> float:
+        """The validation Dice, the same in all processes; keeps the weights if they are the best so far."""
+        processes, recipe = self.learner.processes, self.learner.recipe
+        dice = processes.of_first(self.validation_dice() if processes.is_first else 0.0)
+        if not self.best.is_gain(dice):
+            may_settle = recipe.schedule != "cosine" or self.fraction >= _LAST_PART
+            self.has_settled = may_settle and 0 < recipe.patience <= self.best.n_without_gain
+        elif recipe.keeps_best:
+            self.best.keep(self.learner.network, self.iteration)
+        self._is_unmeasured = False
+        return dice
+
+    def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
+        if self.learner.processes.is_first:
+            report(progress)
 
     def _remaining_s(self) -> float:
         return self.elapsed_s * (1 - self.fraction) / self.fraction if self.fraction else math.inf
-
-    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
-        # Early on the average is short, so that the random initial weights are forgotten at once.
-        n = int(n_averaged)
-        decay = min(self.recipe.averaging_decay, (1 + n) / (10 + n))
-        for kept, new in zip(averaged, current, strict=True):
-            # A normalisation's count of batches is an integer.
-            kept.copy_(torch.lerp(new, kept, decay) if kept.is_floating_point() else new)
-
-    def _make_optimiser(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        if recipe.optimiser == "sgd":
-            return torch.optim.SGD(
-                self.model.parameters(),
-                lr=recipe.learning_rate,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-            )
-        # Decay pulls kernels to 0; a PReLU slope or the gain of a normalisation has no reason to go there.
-        kernels = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        return torch.optim.AdamW(
-            [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=recipe.learning_rate,
-        )
-
-    @property
-    def _full_shape(self) -> tuple[int, int, int]:
-        x, y, z = self.recipe.preprocessing.size
-        return z, y, x
-
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        """(depth, height, width) of the crops at this point of the run."""
-        if self.fraction >= self.recipe.small_crop_until and not self._only_small_crops:
-            return self._full_shape
-        x, y, z = self.recipe.small_crop_size
-        return z, y, x
-
-    def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        preprocessing, device = self.recipe.preprocessing, self.device.torch_device
-        pairs = [make_sample(sample, self._shape, preprocessing, device) for sample in samples]
-        shares = torch.stack([share for _, share in pairs])
-        targets = shares if self.recipe.soft_masks else shares >= 0.5
-        return _as_input(torch.stack([image for image, _ in pairs])), targets
-
-
-def case_identities(training: Sequence[TrainingCase], validation: Sequence[TrainingCase]) -> dict[str, Any]:
-    """What a stored state has of its cases: name, label and source of each."""
-    parts = zip(_CASES, (training, validation), strict=True)
-    return {key: [[case.name, case.label, case.source] for case in cases] for key, cases in parts}
-
-
-def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raises `UserError` if a stored state is of the same run, but for what the files of its cases hold.
-
-    Args:
-        stored, own: with what `case_identities` gave, and all else that tells runs apart.
-    """
-    if any(stored.get(key) != value for key, value in own.items() if key not in _CASES):
-        return
-    changed = []
-    for key in _CASES:
-        if [case[:2] for case in stored.get(key, [])] != [case[:2] for case in own[key]]:
-            return
-        changed += [case[0] for case, before in zip(own[key], stored[key], strict=True) if case != before]
-    if changed:
-        names = list_names(changed)
-        raise UserError(
-            f"Since this training began, {names} changed. Put the former files back, or begin a new training."
-        )
-
-
-def _as_input(images: Tensor) -> Tensor:
-    return images[:, None].contiguous(memory_format=torch.channels_last_3d)
-
-
-def _hash(network: VNet) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(to_array(value.reshape(-1).view(torch.uint8)).data)
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

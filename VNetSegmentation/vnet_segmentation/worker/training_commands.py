@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from vnet_segmentation.datasets.dataset import Case, find_cases
 from vnet_segmentation.datasets.inspection import inspect_cases
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
-from vnet_segmentation.evaluation.evaluate import Row
+from vnet_segmentation.evaluation.rows import Row, mean_figures, worst_figures
 from vnet_segmentation.images.volume_exchange import write_exchange
 from vnet_segmentation.models.library import find_model, list_models
 from vnet_segmentation.training.plan import TrainingOptions
@@ -152,8 +153,8 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
     return {
         "name": name,
         "folder": str(model),
-        "before": [_metrics(row) for row in result.before],
-        "after": [_metrics(row) for row in result.after],
+        "before": figures(result.before),
+        "after": figures(result.after),
         "improvement": result.improvement and result.improvement.as_dict(),
     }
 
@@ -188,5 +189,10 @@ def _case(cases: dict[str, Case], name: str) -> Case:
     return cases[name]
 
 
-def _metrics(row: Row) -> dict[str, Any]:
-    return {"case": row.case, "site": row.site, **row.metrics()}
+def figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """The metrics of each case, and their mean and worst; these are empty where there are no cases."""
+    return {
+        "cases": [{"case": row.case, **row.metrics()} for row in rows],
+        "mean": mean_figures(rows) if rows else {},
+        "worst": worst_figures(rows) if rows else {},
+    }
