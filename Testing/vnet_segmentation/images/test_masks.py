@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.images.masks import keep_largest_component, mask_from_probability, smooth_probability
+from vnet_segmentation.images.masks import (
+    keep_largest_component,
+    mask_from_probability,
+    part_sizes,
+    smooth_probability,
+)
 
 
 def test_only_the_largest_part_is_kept():
@@ -26,6 +31,14 @@ def test_of_two_parts_the_larger_is_kept(n_first):
     mask = sitk.GetArrayFromImage(keep_largest_component(sitk.GetImageFromArray(array)))
     array[1, 1, slice(0, 6) if n_first == 2 else slice(7, 12)] = 0
     np.testing.assert_array_equal(mask, array)
+
+
+def test_parts_that_touch_by_a_corner_are_one_when_parts_are_counted():
+    array = np.zeros((4, 5, 9), np.uint8)
+    assert part_sizes(sitk.GetImageFromArray(array)) == []
+    array[1, 1, 1] = array[2, 2, 2] = 1
+    array[1:3, 1:3, 6] = 1
+    assert part_sizes(sitk.GetImageFromArray(array)) == [4, 2]
 
 
 def test_an_empty_mask_and_one_part_are_left_as_they_are():
