@@ -122,7 +122,12 @@ def test_the_cases_that_judge_a_fold_choose_neither_its_weights_nor_its_end(
     result = train(data, tmp_path / "mine", settings, report=reports.append)
     # Two folds and the final run.
     assert [progress.fraction for progress in reports if progress.iteration == 30] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert all(new.comparison != old.comparison for old, new in zip(result.before, result.after, strict=True))
+    # Each fold is measured with the end of its run, which takes the most for prostate.
+    before, after = (
+        [row.comparison.whole.relative_volume_difference_percent for row in rows]
+        for rows in (result.before, result.after)
+    )
+    assert min(after) > 1.4 * max(before)
 
 
 def test_a_run_that_its_time_ended_early_says_so(data: Path, base: Path, tmp_path: Path) -> None:
