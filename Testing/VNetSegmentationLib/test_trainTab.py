@@ -337,6 +337,8 @@ def test_who_does_not_want_to_drop_it_goes_on(desktop, ui, cases):
     desktop.click(ui.cancelTrainingButton)
     desktop.run_for(0.5)
     assert not _is_over(ui)
+    # Nor is a model taken away from under it.
+    assert not any(button.enabled for button in (ui.deleteModelButton, ui.exportModelButton, ui.importModelButton))
 
 
 def test_a_killed_worker_is_a_sentence_and_the_training_can_be_resumed(desktop, ui, cases, models):

@@ -21,7 +21,7 @@ def test_each_case_then_the_mean_and_the_worst(desktop):
     from VNetSegmentationLib.trainingResult import TrainingResult
 
     ui = desktop.open_module().ui
-    before = figures([row("a", 0.8, 6.0, -30.0), row("b", 0.7, 9.0, 10.0)])
+    before = figures([row("b", 0.7, 9.0, 10.0), row("a", 0.8, 6.0, -30.0)])
     after = figures([row("a", 0.9, 3.0, 4.0), row("b", 0.85, 4.0, -12.0)])
     result = TrainingResult(ui)
     result.show({"before": before, "after": after, "improvement": {"sentence": "Better.", "verdict": "better"}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -114,9 +114,9 @@ def test_a_report_beside_a_result_has_its_confidence_and_model(cases: list[Case]
     )
     # Of other programs.
     (results / "Case01_prostate.json").write_text('["confidence"]')
-    (results / "Case02_prostate.json").write_text('{"confidence": {"value": 95}}')
+    (results / "Case02_prostate.json").write_text('{"confidence": {"value": 95}, "model": {"sha256": "abc"}}')
     rows = list(compare_results(results, cases))
-    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.9, "abc"), (None, None), (None, None)]
+    assert [(r.confidence, r.model_sha256) for r in rows] == [(0.9, "abc"), (None, None), (None, "abc")]
 
 
 def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> None:
@@ -133,6 +133,20 @@ def test_results_named_after_the_image_of_a_case(tmp_path: Path) -> None:
     write(mask(1), tmp_path / "results" / "p_001_0000_prostate.nii.gz")
     (found,) = compare_results(tmp_path / "results", find_cases(tmp_path))
     assert (found.case, found.metrics()["dice"]) == ("p_001", pytest.approx(0.9))
+
+
+def test_the_name_of_a_case_goes_before_that_of_another_ones_image(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "results" / "Case01.nii.gz")
+    crossed = [replace(cases[0], image=cases[1].image), replace(cases[1], image=cases[2].image)]
+    rows = list(compare_results(tmp_path / "results", crossed))
+    assert [(r.case, r.metrics()["dice"]) for r in rows] == [("Case00", 0), ("Case01", pytest.approx(0.9))]
+
+
+def test_an_image_name_that_two_cases_have_names_neither(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "results" / "t2_prostate.nii.gz")
+    alike = [replace(case, image=tmp_path / case.name / "t2.nii.gz") for case in cases]
+    with pytest.raises(UserError, match="no mask for any of the 3 cases"):
+        compare_results(tmp_path / "results", alike)
 
 
 def test_a_missing_result_is_a_missed_gland(

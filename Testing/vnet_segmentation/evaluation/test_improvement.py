@@ -47,6 +47,15 @@ def test_the_interval_is_students() -> None:
     )
 
 
+@pytest.mark.parametrize(("n_cases", "student"), [(31, 2.042), (41, 2.021), (121, 1.980)])
+def test_the_interval_of_many_cases_is_students_too(n_cases: int, student: float) -> None:
+    before = np.zeros(n_cases)
+    gains = np.linspace(0, 0.1, n_cases)
+    improvement = judge(before, gains)
+    deviation = gains.std(ddof=1) / math.sqrt(n_cases)
+    assert (improvement.high - improvement.low) / 2 / deviation == pytest.approx(student, abs=7e-4)
+
+
 @pytest.mark.parametrize("n_cases", [4, 8, 40])
 def test_models_that_are_alike_are_seldom_called_better(n_cases: int) -> None:
     random = np.random.default_rng(n_cases)

@@ -75,6 +75,17 @@ def test_reads_the_only_series_sorted_by_position(tmp_path: Path) -> None:
     assert image.GetDirection() == pytest.approx((1, 0, 0, 0, 1, 0, 0, 0, 1))
 
 
+def test_slices_are_sorted_by_position_in_whatever_order_gdcm_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = write_series(tmp_path, n_slices=11)
+    # Slice 10 and then slice 9, as by the letters of unpadded names.
+    by_name = [str(file) for file in sorted(tmp_path.iterdir())]
+    listed = (by_name[1], by_name[0], *by_name[2:])
+    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", lambda *_: listed)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)[0]), voxels)
+
+
 def test_sagittal_series_keeps_its_axes(tmp_path: Path) -> None:
     write_series(tmp_path, orientation=SAGITTAL)
     # Columns run along y, rows along -z, slices along their cross product: (1, 0, 0) x ... = y x -z = -x.
@@ -186,8 +197,11 @@ def test_a_folder_of_scan_files_is_not_its_dicom_subfolder(tmp_path: Path) -> No
 POSITIONS = {
     # The seventh slice is not where it should be: 3 mm between slices, then 6 mm.
     "missing slice": (lambda k: (0, 0, 3.0 * (k + (k > 5))), "misses slices: a gap of 6.0 mm where slices are 3.0 mm"),
+    # From one and a half of the usual distance on something is missing, below it is in the wrong place.
+    "wide gap": (lambda k: (0, 0, 3.0 * k + 1.6 * (k > 5)), "misses slices: a gap of 4.6 mm"),
     "two at each place": (lambda k: (0, 0, 3.0 * (k // 2)), "several images at the same place"),
-    "uneven": (lambda k: (0, 0, 3.0 * k + (k > 5)), "unevenly spaced, 3.00 to 4.00 mm"),
+    "uneven": (lambda k: (0, 0, 3.0 * k + 1.4 * (k > 5)), "unevenly spaced, 3.00 to 4.40 mm"),
+    "a little uneven": (lambda k: (0, 0, 3.0 * k + 0.4 * (k > 5)), "unevenly spaced, 3.00 to 3.40 mm"),
     # 0.5 mm sideways for each of 11 steps.
     "sheared": (lambda k: (0.5 * k, 0, 3.0 * k), "sideways by 5.5 mm"),
 }

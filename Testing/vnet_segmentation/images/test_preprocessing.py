@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from vnet_segmentation.images import preprocessing
 from vnet_segmentation.images.preprocessing import (
     Preprocessing,
     centre_mm,
@@ -70,6 +72,29 @@ def test_padding_is_the_same_on_both_sides_of_a_centred_crop():
         assert used.nonzero()[:, axis].unique().tolist() == list(range((side - n) // 2, (side + n) // 2))
 
 
+def test_a_crop_is_interpolated_between_the_scans_voxels():
+    ramp = np.tile(np.arange(18, dtype=np.float32), (16, 20, 1))
+    image = sitk.GetImageFromArray(ramp)
+    image.SetSpacing((4.0, 4.0, 4.0))
+    values, _ = crop(image, centre_mm(image), SMALL)
+    # But for its ends, which are clipped.
+    steps = values[16, 24, 2:-2].diff()
+    assert steps.min().item() == pytest.approx(steps.max().item(), rel=1e-3)
+    assert steps.min() > 0
+
+
+def test_a_scan_is_prepared_by_orienting_and_smoothing_and_by_n4_where_it_is_asked_for(monkeypatch):
+    image = scan(spacing=(0.4, 0.4, 3.0))
+    turned = sitk.Cast(sitk.Flip(image, (True, False, True)), sitk.sitkUInt16)
+    smooth = smooth_for_spacing(sitk.Cast(sitk.Cast(image, sitk.sitkUInt16), sitk.sitkFloat32), SMALL.spacing_mm)
+    expected = sitk.GetArrayFromImage(smooth)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(prepare(turned, SMALL)), expected, rtol=1e-5)
+    # N4 itself is slow.
+    monkeypatch.setattr(preprocessing, "correct_bias_field", lambda scan: scan * 2)
+    corrected = prepare(turned, replace(SMALL, bias_correction=True))
+    np.testing.assert_allclose(sitk.GetArrayFromImage(corrected), 2 * expected, rtol=1e-5)
+
+
 def test_normalised_values_have_mean_0_and_deviation_1_inside_and_are_0_outside():
     values = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(0)) * 500
     inside = torch.zeros_like(values, dtype=torch.bool)
@@ -84,10 +109,14 @@ def test_normalisation_ignores_scale_offset_and_a_few_bright_voxels():
     values = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(0))
     inside = torch.ones_like(values, dtype=torch.bool)
     plain = normalise(values, inside, (0.5, 99.5))
-    torch.testing.assert_close(normalise(values * 70 + 1000, inside, (0.5, 99.5)), plain, atol=1e-3, rtol=0)
+    # Unsigned scans begin at 32768: a contrast of less than a hundredth.
+    torch.testing.assert_close(normalise(values * 70 + 32768, inside, (0.5, 99.5)), plain, atol=1e-3, rtol=0)
     glaring = values.clone()
     glaring[0, 0, :3] = 1e6
-    torch.testing.assert_close(normalise(glaring, inside, (0.5, 99.5))[1:], plain[1:], atol=0.02, rtol=0)
+    result = normalise(glaring, inside, (0.5, 99.5))
+    torch.testing.assert_close(result[1:], plain[1:], atol=0.02, rtol=0)
+    # They are no brighter than the brightest of the others.
+    assert result[0, 0, :3].tolist() == [result[1:].max().item()] * 3
 
 
 @pytest.mark.parametrize("n_inside", [0, 1, 8000])
@@ -103,6 +132,12 @@ def test_smoothing_keeps_a_constant_and_leaves_coarse_scans_alone():
     np.testing.assert_array_equal(
         sitk.GetArrayFromImage(smooth_for_spacing(coarse, (1, 1, 1.5))), sitk.GetArrayFromImage(coarse)
     )
+
+
+def test_an_axis_of_three_voxels_is_too_short_to_be_smoothed():
+    image = scan(size=(3, 24, 10), spacing=(0.4, 1.2, 3.0))
+    smooth = smooth_for_spacing(image, (1, 1, 1.5))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(smooth), sitk.GetArrayFromImage(image))
 
 
 def test_smoothing_has_the_width_that_makes_the_coarser_voxel():
@@ -141,6 +176,14 @@ def test_probability_returns_to_the_scans_exact_grid():
     for voxel in [(0, 0, 0), (7, 20, 22), (13, 39, 43)]:
         expected = 0.5 + np.dot(turned.TransformIndexToPhysicalPoint(voxel), [0.004, -0.003, 0.005])
         assert result[voxel] == pytest.approx(expected, abs=1e-4)
+
+
+def test_beyond_the_crop_there_is_no_probability():
+    # 48 mm of the scan's 60 are seen.
+    image = scan(size=(60, 40, 30), spacing=(1.0, 1.0, 1.5))
+    _, grid = crop(image, centre_mm(image), SMALL)
+    row = sitk.GetArrayFromImage(to_scan_grid(torch.ones(32, 48, 48), grid, image))[15, 20]
+    assert row.tolist() == [0] * 6 + [1] * 48 + [0] * 6
 
 
 def test_n4_flattens_a_bias_field():
@@ -203,7 +246,11 @@ def test_settings_survive_a_round_trip_through_json_types():
         {"size": [16, 16, 16]},
         {"size": [1 << 20, 128, 64]},
         {"spacing_mm": [0.0, 1.0, 1.5]},
+        {"spacing_mm": [1.0, 0.01, 1.5]},
+        {"spacing_mm": [1.0, 1.0, 11.0]},
         {"clip_percentiles": [99.0, 1.0]},
+        {"clip_percentiles": [50.0, 50.0]},
+        {"clip_percentiles": [0.5, 101.0]},
     ],
 )
 def test_settings_that_no_model_has_are_refused(change):

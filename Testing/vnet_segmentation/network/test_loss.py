@@ -58,9 +58,10 @@ def test_weighted_logistic_loss_gives_both_classes_the_same_weight():
     assert weighted_logistic_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_weighted_logistic_loss_without_prostate_is_that_of_the_background():
+@pytest.mark.parametrize("only", [0.0, 1.0])
+def test_weighted_logistic_loss_of_a_single_class_is_that_of_this_class(only):
     logits = torch.zeros(1, 2, 1, 1, 4)
-    assert weighted_logistic_loss(logits, torch.zeros(1, 1, 1, 4)).item() == pytest.approx(math.log(2))
+    assert weighted_logistic_loss(logits, torch.full((1, 1, 1, 4), only)).item() == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("name", LOSSES)

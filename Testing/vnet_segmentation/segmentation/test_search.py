@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -19,6 +21,15 @@ def test_a_gland_away_from_the_centre_of_a_large_field_is_found(segmenter, brigh
     result = segmenter.segment(scan)
     assert dice(result.mask, truth) > 0.93
     assert result.report["warnings"] == []
+
+
+def test_a_gland_at_the_end_of_a_long_oblique_scan_is_found(segmenter, bright_ball):
+    # The search follows the scan's axes; along the patient's it would go past this one.
+    scan, truth = bright_ball((125, 0, 0), size=(75, 16, 18), spacing_mm=(4, 4, 4))
+    c, s = math.cos(math.radians(40)), math.sin(math.radians(40))
+    for image in (scan, truth):
+        image.SetDirection((c, -s, 0, s, c, 0, 0, 0, 1))
+    assert dice(segmenter.segment(scan).mask, truth) > 0.9
 
 
 @pytest.mark.parametrize(("side_mm", "centre_mm"), [(300, (125, -128, 30)), (400, (-170, 175, 0))])
@@ -105,6 +116,22 @@ def test_the_second_look_has_left_and_right_exchanged(segmenter, bright_ball, mo
     np.testing.assert_allclose(probability[10:], (1 + 8 / 63) / 2, atol=1e-3)
 
 
+def test_where_two_looks_agree_by_two_thirds_the_rest_of_the_scan_is_searched(segmenter, bright_ball, monkeypatch):
+    looks = []
+
+    def band_of_24_columns_in_the_middle(predictor, crop):
+        looks.append(crop)
+        probability = torch.zeros_like(crop)
+        probability[:, :, 20:44] = 0.9
+        return probability
+
+    monkeypatch.setattr(Predictor, "probability", band_of_24_columns_in_the_middle)
+    # From 8 mm to the side it is seen 8 mm further on: 16 of its 24 mm are in common.
+    segmenter.segment(bright_ball(size=(100, 33, 24), spacing_mm=(2, 2, 3))[0])
+    # The first look and its second one, six in the rest of the scan, and what they found looked at twice.
+    assert len(looks) > 2 + 6
+
+
 def test_a_gland_of_9_cm(segmenter, bright_ball):
     segmenter.preprocessing = Preprocessing()
     scan, truth = bright_ball((35, -25, 8), radius_mm=45, size=(80, 80, 40), spacing_mm=(2.5, 2.5, 3))
@@ -121,6 +148,8 @@ def test_a_gland_of_9_cm(segmenter, bright_ball):
         ((66, 66, 25), (1, 1, 3), 2),
         # 28 mm more on either side along x: 120 mm in steps of at most 32 mm are 3 fields, one of them the first look.
         ((60, 33, 24), (2, 2, 3), 4),
+        # 68 mm more on either side: 136 mm in 5 such steps are 6 fields, none of them in the middle.
+        ((100, 33, 24), (2, 2, 3), 8),
         # Far more than there is time for.
         ((80, 80, 80), (5, 5, 5), 66),
     ],

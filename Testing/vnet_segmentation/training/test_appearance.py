@@ -85,6 +85,17 @@ def test_gamma_is_a_power_of_the_scaled_crop():
     torch.testing.assert_close(changed(replace(UNCHANGED, gamma=2.0)), changed(UNCHANGED) ** 2)
 
 
+@pytest.mark.parametrize("padding", [-1e3, 0.0, 1e3])
+def test_what_lies_beyond_the_scan_changes_nothing_within_it(padding):
+    values, inside = crop() + 100, torch.ones(8, 10, 12, dtype=torch.bool)
+    inside[:3] = False
+    expected = changed(replace(UNCHANGED, gamma=0.7), values[3:])
+    values[~inside] = padding
+    result = changed(replace(UNCHANGED, gamma=0.7), values, inside)
+    torch.testing.assert_close(result[3:], expected)
+    assert result.isfinite().all()
+
+
 def test_bias_field_multiplies():
     # Constant coefficients of ln 2 double everything.
     coefficients = torch.full((1, 5, 5, 5), 2.0).log()
@@ -92,12 +103,14 @@ def test_bias_field_multiplies():
 
 
 def test_coil_is_brightest_at_its_place_and_falls_to_exp_minus_a_half_at_its_radius():
-    values = torch.ones(9, 21, 21)
+    values = torch.ones(15, 21, 25)
     values[0, 0, 0] = 0  # contrast, so that the crop can be scaled
-    gain = changed(replace(UNCHANGED, coil_gain=3.0, coil_radius=5 / 21), values)
-    assert gain[4, 10, 10].item() == pytest.approx(3)
+    # Of 25, 21 and 15 voxels (x, y, z), whose middles are 12, 10 and 7: at 14, 17 and 4.
+    position = (2 / 25, 7 / 21, -3 / 15)
+    gain = changed(replace(UNCHANGED, coil_gain=3.0, coil_position=position, coil_radius=5 / 25), values)
+    assert gain[4, 17, 14].item() == gain.max().item() == pytest.approx(3)
     # 1 + 2 exp(-1/2) = 2.213
-    assert gain[4, 15, 10].item() == pytest.approx(2.213, abs=1e-3)
+    assert gain[4, 12, 14].item() == pytest.approx(2.213, abs=1e-3)
 
 
 def test_blur_averages_boxes():
@@ -116,6 +129,16 @@ def test_noise_has_its_strength_and_comes_from_its_seed():
     assert torch.equal(noisy, again)
     # 13,824 draws give the deviation to 1 %.
     assert (noise.std() / changed(UNCHANGED, values).std()).item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_noise_is_relative_to_what_lies_inside_the_scan():
+    # A sixth of the crop, of values far above the padding's 0.
+    values, inside = torch.zeros(24, 24, 24), torch.zeros(24, 24, 24, dtype=torch.bool)
+    inside[:4] = True
+    values[inside] = crop((4, 24, 24)).flatten() + 100
+    plain = changed(UNCHANGED, values, inside)
+    noise = changed(replace(UNCHANGED, noise_sigma=0.5, noise_seed=1), values, inside) - plain
+    assert (noise.std() / plain[inside].std()).item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_crop_outside_the_scan_is_left_alone():
@@ -140,9 +163,19 @@ def test_every_change_is_drawn_within_its_range_and_repeatably():
     settings = AppearanceSettings(**dict.fromkeys(names, 1.0))
     drawn = [sample_appearance(settings, torch.Generator().manual_seed(seed)) for seed in range(100)]
     assert all(0.67 <= appearance.gamma <= 1.5 for appearance in drawn)  # exp(+-0.4)
+    assert 30 < sum(appearance.gamma < 1 for appearance in drawn) < 70
     assert all(1 <= appearance.coil_gain <= 4 for appearance in drawn)
+    assert all(0.12 <= appearance.coil_radius <= 0.3 for appearance in drawn)
     assert all(0 <= appearance.noise_sigma <= 0.15 for appearance in drawn)
+    assert min(appearance.noise_sigma for appearance in drawn) < 0.02
+    bias = torch.stack([appearance.bias_coefficients for appearance in drawn])
+    assert bias.std().item() == pytest.approx(0.25, rel=0.05)
     assert {appearance.blur_voxels for appearance in drawn} == {(1, 1, 2), (1, 1, 3), (2, 2, 1)}
+    # The coil lies in the rectum: behind the gland (y runs to the back), neither far to a side nor above or below it.
+    x, y, z = torch.tensor([appearance.coil_position for appearance in drawn]).T
+    assert (y.min() >= 0.1, y.max() <= 0.35) == (True, True)
+    assert max(x.abs().max(), z.abs().max()) <= 0.15
+    assert max(x.min(), z.min()) < 0 < min(x.max(), z.max())
     again = sample_appearance(settings, torch.Generator().manual_seed(7))
     assert torch.equal(again.bias_coefficients, drawn[7].bias_coefficients)
     assert replace(again, bias_coefficients=None) == replace(drawn[7], bias_coefficients=None)

@@ -126,14 +126,25 @@ def test_rotation_keeps_distances_in_mm():
     assert crop[0, 4, 6, 4].item() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_drawn_flip_is_one_of_left_and_right():
+    settings = DeformationSettings(bspline_probability=0, flip_probability=1)
+    matrix = sample_deformation(settings, torch.Generator()).matrix
+    assert torch.equal(matrix, torch.diag(torch.tensor([-1.0, 1.0, 1.0])))
+
+
 def test_angles_scales_and_flips_stay_in_their_ranges():
     settings = DeformationSettings(rotation_degrees=10, scaling=0.2, flip_probability=0.5)
     generator = torch.Generator().manual_seed(0)
     matrices = [sample_deformation(settings, generator).matrix for _ in range(200)]
     lengths = torch.stack([matrix.norm(dim=0) for matrix in matrices])
-    assert lengths.min() > 0.8 - 1e-5
-    assert lengths.max() < 1.2 + 1e-5
+    assert 0.8 - 1e-5 < lengths.min() < 0.81
+    assert 1.19 < lengths.max() < 1.2 + 1e-5
     assert 60 < sum(torch.linalg.det(matrix) < 0 for matrix in matrices) < 140
     # Three turns of at most 10 degrees tilt an axis by at most 30.
     z_axes = torch.stack([matrix[:, 2] / matrix[:, 2].norm() for matrix in matrices])
     assert z_axes[:, 2].min() > math.cos(math.radians(30))
+    # About each axis either way, by up to 10 degrees and a bit, as one turn follows another.
+    turns = torch.stack([matrix / matrix.norm(dim=0) for matrix in matrices])
+    for i, j in ((2, 1), (0, 2), (1, 0)):
+        assert 0.14 < turns[:, i, j].max() < 0.21
+        assert -0.21 < turns[:, i, j].min() < -0.14

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from untrained_model import save_untrained_model
 
 from vnet_segmentation.cli import commands as cli_commands
@@ -99,6 +100,34 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["training"]["cross_validation"].startswith("3 folds")
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
     assert description["metrics"]["n_cases"] == 4
+
+
+def test_the_cases_that_judge_a_fold_choose_neither_its_weights_nor_its_end(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(training_plan.load_recipe("finetune"), schedule="steps", patience=1, averaging_decay=0.0)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+
+    def take_more_for_prostate(run: TrainingRun) -> float:
+        with torch.no_grad():
+            run.model.output[-1].bias[1] += 1
+        run.iteration += 1
+        return 0.5
+
+    monkeypatch.setattr(TrainingRun, "step", take_more_for_prostate)
+    # It falls all the time: by it the start would be kept, and a run would end after its second measurement of three.
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: 0.9 - run.iteration / 100)
+    reports: list[Progress] = []
+    settings = options(base, iterations=30, held_out=("Moe", "Poe 1809"))
+    result = train(data, tmp_path / "mine", settings, report=reports.append)
+    # Two folds and the final run.
+    assert [progress.fraction for progress in reports if progress.iteration == 30] == pytest.approx([1 / 3, 2 / 3, 1])
+    # Each fold is measured with the end of its run, which takes the most for prostate.
+    before, after = (
+        [row.comparison.whole.relative_volume_difference_percent for row in rows]
+        for rows in (result.before, result.after)
+    )
+    assert min(after) > 1.4 * max(before)
 
 
 def test_a_run_that_its_time_ended_early_says_so(data: Path, base: Path, tmp_path: Path) -> None:

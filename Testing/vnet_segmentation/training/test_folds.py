@@ -41,6 +41,11 @@ def test_a_small_site_is_in_both_parts() -> None:
     assert count_sites(training) == {"large": 27, "small": 1}
 
 
+def test_where_not_every_site_can_judge_the_largest_do() -> None:
+    _, validation = split_by_site(make_cases(a=2, b=10, c=3, d=5), 2, seed=0)
+    assert count_sites(validation) == {"b": 1, "d": 1}
+
+
 def test_the_only_case_of_a_site_stays_in_training() -> None:
     training, validation = split_by_site(make_cases(large=5, single=1), 4, seed=0)
     assert count_sites(validation) == {"large": 4}

@@ -21,12 +21,14 @@ class Threshold(nn.Module):
 
 
 def test_validation_dice_is_the_mean_over_the_cases() -> None:
+    # Half of a voxel and more is gland, of 255 parts 128; less is none.
+    nowhere = torch.full((16, 32, 32), 127, dtype=torch.uint8)
+
     def box(first: int) -> Tensor:
-        volume = torch.zeros(16, 32, 32, dtype=torch.uint8)
-        volume[4:8, 8:16, first : first + 8] = 255
+        volume = nowhere.clone()
+        volume[4:8, 8:16, first : first + 8] = 128
         return volume
 
-    nowhere = torch.zeros(16, 32, 32, dtype=torch.uint8)
     masks = [box(8), box(12), nowhere]
     cases = [TrainingCase.from_arrays("", box(8).float(), mask) for mask in masks]
     predictor = Predictor(Threshold(), Device("cpu", "float32", ""))
