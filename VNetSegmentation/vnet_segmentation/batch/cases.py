@@ -38,6 +38,8 @@ class Case:
     scan: Path
     outputs: Outputs
     threshold: float
+    overwrite: bool
+    """See `BatchOptions`."""
 
 
 def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOptions) -> list[Case]:
@@ -54,7 +56,7 @@ def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOption
     # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
     bases = _mask_bases(names)
     cases = [
-        Case(name.as_posix(), scan, _outputs(output_folder / base, options), options.threshold)
+        Case(name.as_posix(), scan, _outputs(output_folder / base, options), options.threshold, options.overwrite)
         for scan, name, base in zip(scans, names, bases, strict=True)
         if fnmatchcase(scan.name.lower(), options.pattern.lower())
     ]

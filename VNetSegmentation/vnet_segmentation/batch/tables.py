@@ -130,11 +130,11 @@ class BatchTables:
     def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
         self._folder = Path(os.path.abspath(folder))
         self._scans = [case.scan for case in cases]
-        self._own, self._own_masks = set(self._scans), {case.outputs.mask for case in cases}
+        self._own = set(self._scans)
         self._rows: dict[Path, BatchRow] = {}
         self._lines: dict[Path, str] = {}
-        self._others: list[BatchRow] = []
-        self._other_lines: list[str] = []
+        self._others: dict[str, BatchRow] = {}
+        """Of other batches, by their lines."""
         self._known: tuple[int, ...] | None = None
         """The state of the table whose rows of other batches are here."""
         self._lock: FileLock | None = FileLock(self._folder / _LOCK_NAME)
@@ -186,8 +186,7 @@ class BatchTables:
         if self._state() == self._known:
             return
         rows = _stored_rows(self._folder)
-        self._others = [row for row in rows if row.scan not in self._own and row.mask not in self._own_masks]
-        self._other_lines = [_as_line(row) for row in self._others]
+        self._others = {_as_line(row): row for row in rows if row.scan not in self._own}
 
     def _state(self) -> tuple[int, ...] | None:
         """Another one with each writing."""
@@ -198,7 +197,10 @@ class BatchTables:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _write(self) -> None:
-        shown = [*self._others, *self.rows]
+        # A mask has one row; another's stays as long as this batch has not taken its mask or written it anew.
+        masks = {row.mask for row in self.rows if row.mask}
+        others = {line: row for line, row in self._others.items() if row.mask not in masks}
+        shown = [*others.values(), *self.rows]
         with (
             atomic_path(self._folder / TABLE_NAME) as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
@@ -208,9 +210,9 @@ class BatchTables:
             table.writerows(row.as_table_row() for row in shown)
         statuses = Counter(row.status for row in shown)
         counts = {status: statuses[status] for status in STATUSES}
-        total = len(self._others) + len(self._scans)
+        total = len(others) + len(self._scans)
         head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
-        lines = ",\n".join([*self._other_lines, *(self._lines[row.scan] for row in self.rows)])
+        lines = ",\n".join([*others, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
             temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
 
