@@ -137,6 +137,7 @@ class BatchTables:
         """Of other batches, by their lines."""
         self._known: tuple[int, ...] | None = None
         """The state of the table whose rows of other batches are here."""
+        self._has_written = self._is_behind = False
         self._lock: FileLock | None = FileLock(self._folder / _LOCK_NAME)
 
     @property
@@ -145,10 +146,11 @@ class BatchTables:
         return [self._rows[scan] for scan in self._scans if scan in self._rows]
 
     def record(self, rows: Iterable[BatchRow]) -> None:
-        """Writes both tables anew, with these rows.
+        """Writes both tables anew, with these rows. One that another program has open on Windows, as Excel may, gets
+        them with later ones.
 
         Raises:
-            UserError: a table cannot be written.
+            UserError: a table cannot be written: the first time, with the last rows, or for another reason.
         """
         for row in rows:
             self._rows[row.scan] = row
@@ -156,8 +158,22 @@ class BatchTables:
             self._lines[row.scan] = _as_line(row)
         with self._alone():
             self._read_others()
-            self._write()
+            try:
+                self._write()
+            except UserError as error:
+                is_open_elsewhere = self._has_written and isinstance(error.__cause__, PermissionError)
+                if self._is_complete or not is_open_elsewhere:
+                    raise
+                if not self._is_behind:
+                    _log.warning("%s The batch goes on. If the file is open elsewhere, close it.", error)
+                self._is_behind = True
+            else:
+                self._has_written, self._is_behind = True, False
             self._known = self._state()
+
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._rows) == len(self._scans)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -175,7 +191,7 @@ class BatchTables:
             yield
         finally:
             # At its end, and while it is held, so that nobody's lock is removed but ours; Windows does so itself.
-            if lock and os.name != "nt" and len(self._rows) == len(self._scans):
+            if lock and os.name != "nt" and self._is_complete:
                 with contextlib.suppress(OSError):
                     (self._folder / _LOCK_NAME).unlink()
             if lock:
@@ -201,13 +217,6 @@ class BatchTables:
         masks = {row.mask for row in self.rows if row.mask}
         others = {line: row for line, row in self._others.items() if row.mask not in masks}
         shown = [*others.values(), *self.rows]
-        with (
-            atomic_path(self._folder / TABLE_NAME) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
-        ):
-            table = csv.DictWriter(file, TABLE_COLUMNS)
-            table.writeheader()
-            table.writerows(row.as_table_row() for row in shown)
         statuses = Counter(row.status for row in shown)
         counts = {status: statuses[status] for status in STATUSES}
         total = len(others) + len(self._scans)
@@ -215,6 +224,14 @@ class BatchTables:
         lines = ",\n".join([*others, *(self._lines[row.scan] for row in self.rows)])
         with atomic_path(self._folder / REPORTS_NAME) as temporary:
             temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
+        # Last, since it is the one that people open.
+        with (
+            atomic_path(self._folder / TABLE_NAME) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
+        ):
+            table = csv.DictWriter(file, TABLE_COLUMNS)
+            table.writeheader()
+            table.writerows(row.as_table_row() for row in shown)
 
 
 def check_tables(folder: Path) -> None:
