@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_a_link_stays_and_its_target_is_written(tmp_path, exists):
     assert link.is_symlink()
     assert target.read_text() == "whole"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("n_refusals", "text"), [(2, "new"), (99, "old")])
+def test_a_file_that_another_program_has_open_for_a_moment_is_replaced(tmp_path, monkeypatch, n_refusals, text):
+    replace, pauses = os.replace, []
+
+    def refuse(*names):
+        if len(pauses) < n_refusals:
+            raise PermissionError(13, "The process cannot access the file")
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UserError, match="cannot access") if text == "old" else nullcontext(), atomic_path(path) as new:
+        new.write_text("new")
+    assert path.read_text() == text
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+    assert sum(pauses) < 2
 
 
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):

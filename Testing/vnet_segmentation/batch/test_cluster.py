@@ -95,17 +95,17 @@ def test_a_process_loads_the_model_once_and_takes_one_case_at_a_time(
     two_threads, choice, make_scans, tmp_path, monkeypatch
 ):
     loads, at_work, most = [], threading.Semaphore(1), []
-    segment_file = cluster.segment_file
+    segment_scan = cluster.segment_scan
 
     def watched(*arguments, **options):
         alone = at_work.acquire(blocking=False)
         most.append(alone)
-        report = segment_file(*arguments, **options)
+        report = segment_scan(*arguments, **options)
         if alone:
             at_work.release()
         return report
 
-    monkeypatch.setattr(cluster, "segment_file", watched)
+    monkeypatch.setattr(cluster, "segment_scan", watched)
     monkeypatch.setattr(cluster, "Segmenter", lambda *arguments: loads.append(1) or Segmenter(*arguments))
     scans = make_scans(*"abcd")
     run_batch_on_cluster(two_threads.scheduler_address, choice, [scans], tmp_path / "out", BatchOptions())
@@ -117,7 +117,7 @@ def test_a_second_run_needs_no_worker_for_what_is_done(two_threads, choice, make
     scans = make_scans("a")
     arguments = (two_threads.scheduler_address, choice, [scans], tmp_path / "out", BatchOptions())
     first = run_batch_on_cluster(*arguments)
-    monkeypatch.setattr(cluster, "segment_file", None)
+    monkeypatch.setattr(cluster, "segment_scan", None)
     rows = run_batch_on_cluster(*arguments)
     assert [row.status for row in rows] == ["skipped"]
     assert rows[0].report["volume_ml"] == first[0].report["volume_ml"]
@@ -126,13 +126,13 @@ def test_a_second_run_needs_no_worker_for_what_is_done(two_threads, choice, make
 @pytest.mark.parametrize("stopper", ["report", "progress"])
 def test_a_stop_cancels_what_no_worker_has_begun(two_threads, choice, make_scans, tmp_path, monkeypatch, stopper):
     begun, hold = [], threading.Event()
-    segment_file = cluster.segment_file
+    segment_scan = cluster.segment_scan
 
     def watched(segmenter, scan, *arguments, **options):
-        begun.append(scan)
+        begun.append(scan.path)
         if len(begun) == 2:
             assert hold.wait(30)
-        return segment_file(segmenter, scan, *arguments, **options)
+        return segment_scan(segmenter, scan, *arguments, **options)
 
     def report(number, total, row):
         if stopper == "report":
@@ -142,7 +142,7 @@ def test_a_stop_cancels_what_no_worker_has_begun(two_threads, choice, make_scans
         if stopper == "progress" and fraction > 0:
             raise Cancelled
 
-    monkeypatch.setattr(cluster, "segment_file", watched)
+    monkeypatch.setattr(cluster, "segment_scan", watched)
     output = tmp_path / "out"
     scans = make_scans(*"abcdefghij")
     with pytest.raises(Cancelled):
@@ -195,18 +195,18 @@ from pathlib import Path
 from vnet_segmentation.batch import cluster
 
 # Dask loads this more than once.
-segment_file = getattr(cluster.segment_file, "original", cluster.segment_file)
+segment_scan = getattr(cluster.segment_scan, "original", cluster.segment_scan)
 
 def dying(segmenter, scan, *arguments, **options):
-    with open(scan.with_suffix(".tries"), "a") as tries:
+    with open(scan.path.with_suffix(".tries"), "a") as tries:
         tries.write("x")
-    n_tries = scan.with_suffix(".tries").stat().st_size
-    if scan.stem == "kills" or (scan.stem == "unlucky" and n_tries == 1):
+    n_tries = scan.path.with_suffix(".tries").stat().st_size
+    if scan.path.stem == "kills" or (scan.path.stem == "unlucky" and n_tries == 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    return segment_file(segmenter, scan, *arguments, **options)
+    return segment_scan(segmenter, scan, *arguments, **options)
 
-dying.original = segment_file
-cluster.segment_file = dying
+dying.original = segment_scan
+cluster.segment_scan = dying
 """
 
 

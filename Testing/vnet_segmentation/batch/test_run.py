@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,7 +247,7 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
     check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".NII.GZ"))
 
 
-def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path):
+def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path, table):
     output = tmp_path / "masks"
     run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
     other = tmp_path / "other site" / "a.nii.gz"
@@ -258,9 +259,38 @@ def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, 
         assert [row.status for row in rows] == ["failed"]
         assert "is the mask of another scan" in rows[0].message
         assert (output / "a_prostate.nii.gz").stat().st_mtime_ns == before
+        assert [row["status"] for row in table(output)] == ["done", "failed"]
     # Where it was before there is nothing: the scan has moved, and is still the same one.
     (scans / "a.nii.gz").unlink()
     assert [row.status for row in run_batch(segmenter, [other], output, BatchOptions())] == ["skipped"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_batches_at_a_time_do_not_replace_each_others_masks(
+    segmenter, scans, tmp_path, monkeypatch, overwrite, table
+):
+    output, other = tmp_path / "masks", tmp_path / "other site" / "a.nii.gz"
+    other.parent.mkdir()
+    other.write_bytes((scans / "a.nii.gz").read_bytes())
+    options, segment_scan, both_computed = BatchOptions(overwrite=overwrite), batch.segment_scan, threading.Barrier(2)
+
+    def in_step(*arguments):
+        result = segment_scan(*arguments)
+        both_computed.wait(30)
+        return result
+
+    monkeypatch.setattr(batch, "segment_scan", in_step)
+    with ThreadPoolExecutor() as pool:
+        batches = [pool.submit(run_batch, segmenter, [scan], output, options) for scan in (scans / "a.nii.gz", other)]
+        first, second = sorted((done.result()[0] for done in batches), key=lambda row: row.status)
+    assert (first.status, second.status) == ("done", "failed")
+    assert f"is the mask of another scan, {first.scan}." in second.message
+    assert json.loads((output / "a_prostate.json").read_text("utf-8"))["scan"] == str(first.scan)
+    # The table has both: what was done, and what was not.
+    assert sorted((row["scan"], row["status"]) for row in table(output)) == sorted(
+        (str(row.scan), row.status) for row in (first, second)
+    )
+    assert leftovers(output) == []
 
 
 def test_a_report_of_another_scan_without_its_mask_is_not_replaced(segmenter, scans, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -168,3 +169,33 @@ def test_a_file_system_without_locks_has_tables_too(tmp_path, monkeypatch, table
     for case in cases:
         record(tables, case)
     assert len(table(output)) == 2
+
+
+def test_a_table_that_is_open_in_another_program_has_its_rows_later(tmp_path, monkeypatch, table, caplog):
+    output, replace, is_open = tmp_path / "masks", os.replace, True
+    cases = cases_of(tmp_path / "a", output, 4)
+
+    def refuse(source, target):
+        if is_open and Path(target).name == TABLE_NAME:
+            raise PermissionError(13, "The process cannot access the file")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("vnet_segmentation.atomic.time.sleep", lambda seconds: None)
+    tables = BatchTables(output, cases)
+    # At the beginning there is somebody who can close it.
+    with pytest.raises(UserError, match="Cannot write"):
+        record(tables, cases[0])
+    is_open = False
+    record(tables, cases[0])
+    is_open = True
+    record(tables, cases[1])
+    record(tables, cases[2])
+    assert len(table(output)) == 1
+    assert len(json.loads((output / REPORTS_NAME).read_text("utf-8"))["rows"]) == 3
+    assert len(caplog.records) == 1
+    with pytest.raises(UserError, match="Cannot write"):
+        record(tables, cases[3])
+    is_open = False
+    record(tables, cases[3])
+    assert [row["scan"] for row in table(output)] == [str(case.scan) for case in cases]

@@ -86,6 +86,26 @@ def test_slices_are_sorted_by_position_in_whatever_order_gdcm_lists_them(
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)[0]), voxels)
 
 
+def test_slices_of_another_pixel_type_than_the_first_keep_their_values(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    expected = []
+    for file in sorted(tmp_path.iterdir(), reverse=True):
+        image = sitk.ReadImage(str(file))
+        # The first slice in space is unsigned, the others have values that it could not hold.
+        image = image - 300 if expected else sitk.Cast(image, sitk.sitkUInt16)
+        expected.append(sitk.GetArrayFromImage(image)[0].astype(float))
+        for key in (original := sitk.ReadImage(str(file))).GetMetaDataKeys():
+            image.SetMetaData(key, original.GetMetaData(key))
+        # What would make it signed again.
+        for key in ("0028|0100", "0028|0101", "0028|0102", "0028|0103"):
+            image.EraseMetaData(key)
+        writer.SetFileName(str(file))
+        writer.Execute(image)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)[0]), expected)
+
+
 def test_sagittal_series_keeps_its_axes(tmp_path: Path) -> None:
     write_series(tmp_path, orientation=SAGITTAL)
     # Columns run along y, rows along -z, slices along their cross product: (1, 0, 0) x ... = y x -z = -x.

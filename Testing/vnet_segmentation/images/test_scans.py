@@ -238,7 +238,11 @@ def test_find_scans(tmp_path: Path) -> None:
     (tmp_path / "dicom" / "deep").mkdir(parents=True)
     for name in ("IM0001", "IM0002", "report.pdf"):
         (tmp_path / "dicom" / "deep" / name).write_bytes(bytes(128) + (b"DICM" if name.startswith("IM") else b"%PDF"))
-    assert find_scans(tmp_path) == sorted([*(tmp_path / name for name in wanted), tmp_path / "dicom" / "deep"])
+    # Files of old archives have no preamble, and damaged ones nothing; their names tell.
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "IM1.DCM").touch()
+    expected = [*(tmp_path / name for name in wanted), tmp_path / "dicom" / "deep", tmp_path / "old"]
+    assert find_scans(tmp_path) == sorted(expected)
 
 
 def test_find_scans_follows_links_and_finds_each_scan_once(tmp_path: Path) -> None:

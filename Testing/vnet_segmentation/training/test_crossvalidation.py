@@ -182,6 +182,18 @@ def test_models_that_were_made_elsewhere_are_measured(data, tmp_path):
     assert not any(sentence.startswith("Training") for sentence in said)
 
 
+@pytest.mark.parametrize("name", ["masks/Case0_prostate.nrrd", "results.csv", "dice_histogram.svg"])
+def test_files_that_are_not_of_a_cross_validation_are_neither_taken_nor_replaced(data, tmp_path, name):
+    output = tmp_path / "out"
+    (output / name).parent.mkdir(parents=True)
+    (output / name).write_text("of a batch")
+    with pytest.raises(UserError, match="exists already and is not of a cross-validation") as raised:
+        cross_validate(data, output, 2, QUICK, CPU)
+    assert raised.value.exit_code == ExitCode.CANNOT_WRITE
+    assert [path for path in output.rglob("*") if path.is_file()] == [output / name]
+    assert (output / name).read_text() == "of a batch"
+
+
 def test_too_many_folds_are_a_sentence(data, tmp_path):
     with pytest.raises(UserError, match="5 folds"):
         cross_validate(data, tmp_path / "out", 5, QUICK, CPU)

@@ -390,6 +390,27 @@ def test_a_validation_in_which_a_run_was_killed_is_made_up_for(script: Script, t
     assert resumed.history == undisturbed.history
 
 
+def test_a_run_that_was_killed_in_the_validation_that_settles_it_learns_no_more(script: Script, tmp_path: Path) -> None:
+    def new_run() -> Any:
+        run = script.new_run(iterations=8)
+        run.recipe = replace(run.recipe, patience=1)
+        run.validation_dice = lambda: 0.5
+        return run
+
+    undisturbed, resumed = new_run(), new_run()
+    checkpoints: list[Path] = []
+
+    def store() -> None:
+        checkpoints.append(tmp_path / f"checkpoint-{len(checkpoints)}")
+        undisturbed.save(checkpoints[-1])
+
+    assert undisturbed.run(lambda progress: None, store, validate_every=2)
+    # What a run that is killed in its last validation leaves.
+    resumed.resume(checkpoints[-2])
+    assert script.go(resumed, validate_every=2)
+    assert (resumed.iteration, resumed.history) == (4, undisturbed.history)
+
+
 def test_the_end_is_stored_before_it_is_reported(script: Script) -> None:
     run = script.new_run(iterations=3)
 

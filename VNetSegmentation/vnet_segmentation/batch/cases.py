@@ -38,6 +38,8 @@ class Case:
     scan: Path
     outputs: Outputs
     threshold: float
+    overwrite: bool
+    """See `BatchOptions`."""
 
 
 def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOptions) -> list[Case]:
@@ -54,7 +56,7 @@ def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOption
     # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
     bases = _mask_bases(names)
     cases = [
-        Case(name.as_posix(), scan, _outputs(output_folder / base, options), options.threshold)
+        Case(name.as_posix(), scan, _outputs(output_folder / base, options), options.threshold, options.overwrite)
         for scan, name, base in zip(scans, names, bases, strict=True)
         if fnmatchcase(scan.name.lower(), options.pattern.lower())
     ]
@@ -84,8 +86,10 @@ def _mask_bases(names: Sequence[Path]) -> list[Path]:
     """A mask's path, without its suffix, for each scan; where two would be the same, they have the scans' suffixes."""
     stems = [(name.parent, scan_stem(name)) for name in names]
     full = [(name.parent, name.name) for name in names]
-    taken = Counter(base for pair in zip(stems, full, strict=True) for base in set(pair))
-    chosen = [stem if taken[stem] == 1 else whole for stem, whole in zip(stems, full, strict=True)]
+    # In small letters: the masks of "A.nii" and "a.mha" would be one file on Windows and macOS.
+    keys = [[str(folder / name).lower() for folder, name in pair] for pair in zip(stems, full, strict=True)]
+    taken = Counter(key for pair in keys for key in set(pair))
+    chosen = [stem if taken[key] == 1 else whole for stem, whole, (key, _) in zip(stems, full, keys, strict=True)]
     return [folder / f"{name}_prostate" for folder, name in chosen]
 
 

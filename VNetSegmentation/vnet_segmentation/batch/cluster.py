@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from vnet_segmentation.batch.cases import BatchOptions, Case
-from vnet_segmentation.batch.run import BatchRun, ReportCallback
-from vnet_segmentation.batch.tables import BatchRow, failed_row, finished_row
+from vnet_segmentation.batch.run import BatchRun, ReportCallback, read_case, write_case
+from vnet_segmentation.batch.tables import BatchRow, failed_row
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import find_model
 from vnet_segmentation.progress import ProgressCallback
-from vnet_segmentation.segmentation.scan_job import segment_file
+from vnet_segmentation.segmentation.scan_job import segment_scan
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
 try:
@@ -184,8 +184,8 @@ def _segment_case(case: Case, choice: ModelChoice) -> BatchRow:
         folder = find_model(choice.model)
         segmenter = _load(folder, choice.device, choice.precision, (folder / "model.json").stat().st_mtime_ns)
         try:
-            what = (segmenter, case.scan, case.outputs, case.threshold)
-            return finished_row(case, segment_file(*what, overwrite=True, subfolders=False))
+            scan = read_case(case)
+            return write_case(case, scan, segment_scan(segmenter, scan, case.threshold, lambda *_: None))
         except Exception as error:
             return failed_row(case, error)
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vnet_segmentation.atomic import check_writable, remove_leftovers
 from vnet_segmentation.batch.cases import BatchOptions, Case, find_cases
-from vnet_segmentation.batch.tables import (
-    TABLE_NAME,
-    BatchRow,
-    BatchTables,
-    check_tables,
-    failed_row,
-    finished_row,
-    is_report,
-)
+from vnet_segmentation.batch.ownership import alone_with, earlier_row, refused_row
+from vnet_segmentation.batch.tables import TABLE_NAME, BatchRow, BatchTables, check_tables, failed_row, finished_row
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
 from vnet_segmentation.images.scans import MASK_SUFFIX
@@ -83,7 +74,7 @@ def run_batch(
         for case, reading in _read_ahead(reader, cases):
             try:
                 scan = reading.result()
-                finish = partial(_write, case, scan, segment_scan(segmenter, scan, case.threshold, show))
+                finish = partial(write_case, case, scan, segment_scan(segmenter, scan, case.threshold, show))
             except Exception as error:
                 finish = partial(failed_row, case, error)
             # What is computed is on its way to the disk before the caller, who may want to stop, hears of anything.
@@ -115,7 +106,6 @@ class BatchRun:
     ) -> None:
         self._cases = find_cases(inputs, output_folder, options)
         self._tables = BatchTables(output_folder, self._cases)
-        self._overwrite = options.overwrite
         self._report = report
         self._told = 0
 
@@ -133,7 +123,7 @@ class BatchRun:
         """Writes and tells what an earlier run has settled, and returns the rest."""
         for folder in {case.outputs.mask.parent for case in self._cases}:
             remove_leftovers(folder)
-        settled = {case.scan: row for case in self._cases if (row := _settled_earlier(case, self._overwrite))}
+        settled = {case.scan: row for case in self._cases if (row := earlier_row(case))}
         self.settle(list(settled.values()))
         return [case for case in self._cases if case.scan not in settled]
 
@@ -183,6 +173,27 @@ def exit_code(rows: Iterable[BatchRow]) -> ExitCode:
     return ExitCode.SOME_FAILED if failed else ExitCode.OK
 
 
+def read_case(case: Case) -> LoadedScan:
+    """The first step for a case that `BatchRun.begin` returned.
+
+    Raises:
+        UserError: the scan cannot be used, or the outputs cannot be written.
+    """
+    # What is there without the mask is of this scan, see `earlier_row`.
+    case.outputs.check(case.scan, overwrite=True)
+    # Without the sub-folders of a DICOM folder, which are cases of their own.
+    return load_scan(case.scan, subfolders=False)
+
+
+def write_case(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
+    """The last step: writes the outputs, unless a batch that runs at the same time has put another scan's there."""
+    try:
+        with alone_with(case):
+            return refused_row(case) or finished_row(case, write_results(scan, result, case.outputs))
+    except Exception as error:
+        return failed_row(case, error)
+
+
 class _StoppedByCallerError(BaseException):
     """Carries what a callback raised past the handling of a scan's own errors."""
 
@@ -191,71 +202,8 @@ def _read_ahead(reader: ThreadPoolExecutor, cases: Iterable[Case]) -> Iterator[t
     """Each case with its scan, while the next one is being read."""
     ahead = None
     for case in cases:
-        current, ahead = ahead, (case, reader.submit(_read, case))
+        current, ahead = ahead, (case, reader.submit(read_case, case))
         if current:
             yield current
     if ahead:
         yield ahead
-
-
-def _read(case: Case) -> LoadedScan:
-    # What is there without the mask is of this scan, see `_settled_earlier`.
-    case.outputs.check(case.scan, overwrite=True)
-    # Without the sub-folders of a DICOM folder, which are cases of their own.
-    return load_scan(case.scan, subfolders=False)
-
-
-def _write(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
-    try:
-        return finished_row(case, write_results(scan, result, case.outputs))
-    except Exception as error:
-        return failed_row(case, error)
-
-
-def _settled_earlier(case: Case, overwrite: bool) -> BatchRow | None:
-    """The row of a case that needs no work, because its mask is there, or must not get any, because what is there is
-    not its own; None for the others."""
-    outputs = case.outputs
-    has_mask = os.path.exists(outputs.mask)
-    report = _earlier_report(outputs.report)
-    owner = Path(report["scan"]) if report else Path()
-    # A scan that has moved is not there any more under its old name, and is still the same one.
-    is_of_another = owner.is_absolute() and os.path.exists(owner) and not owner.samefile(case.scan)
-    if has_mask and is_of_another:
-        return failed_row(
-            case, UserError(f"{outputs.mask} is the mask of another scan, {owner}. Choose another output folder.")
-        )
-    if overwrite:
-        return None
-    if has_mask:
-        return BatchRow(case.name, case.scan, "skipped", outputs.mask, report, _why_skipped(case, report))
-    others = [path for path in outputs.all if os.path.exists(path)]
-    # The report is written first: with it the others are what an interrupted run left, and are replaced.
-    if others and (report is None or is_of_another):
-        return failed_row(
-            case, UserError(f"{others[0]} exists already and is not of this scan. Move it, or choose to overwrite.")
-        )
-    return None
-
-
-def _why_skipped(case: Case, report: dict[str, Any] | None) -> str:
-    """What the mask that is there lacks of what was asked for now, and what its own report warns of."""
-    outputs = case.outputs
-    wanted = (("probability volume", outputs.probability), ("picture", outputs.picture))
-    missing = [what for what, path in wanted if path and not os.path.exists(path)]
-    sentences = ["Had a mask already."]
-    if report and report["threshold"] != case.threshold:
-        sentences.append(f"It was made with the threshold {report['threshold']}.")
-    if missing:
-        sentences.append(f"There is no {' and no '.join(missing)}.")
-    if len(sentences) > 1:
-        sentences.append("Choose to overwrite to have it as asked for now.")
-    return " ".join([*sentences, *(report["warnings"] if report else [])])
-
-
-def _earlier_report(path: Path | None) -> dict[str, Any] | None:
-    try:
-        report = json.loads(path.read_text("utf-8")) if path else None
-    except (OSError, ValueError):
-        return None
-    return report if is_report(report) else None

@@ -130,13 +130,14 @@ class BatchTables:
     def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
         self._folder = Path(os.path.abspath(folder))
         self._scans = [case.scan for case in cases]
-        self._own, self._own_masks = set(self._scans), {case.outputs.mask for case in cases}
+        self._own = set(self._scans)
         self._rows: dict[Path, BatchRow] = {}
         self._lines: dict[Path, str] = {}
-        self._others: list[BatchRow] = []
-        self._other_lines: list[str] = []
+        self._others: dict[str, BatchRow] = {}
+        """Of other batches, by their lines."""
         self._known: tuple[int, ...] | None = None
         """The state of the table whose rows of other batches are here."""
+        self._has_written = self._is_behind = False
         self._lock: FileLock | None = FileLock(self._folder / _LOCK_NAME)
 
     @property
@@ -145,10 +146,11 @@ class BatchTables:
         return [self._rows[scan] for scan in self._scans if scan in self._rows]
 
     def record(self, rows: Iterable[BatchRow]) -> None:
-        """Writes both tables anew, with these rows.
+        """Writes both tables anew, with these rows. One that another program has open on Windows, as Excel may, gets
+        them with later ones.
 
         Raises:
-            UserError: a table cannot be written.
+            UserError: a table cannot be written: the first time, with the last rows, or for another reason.
         """
         for row in rows:
             self._rows[row.scan] = row
@@ -156,8 +158,22 @@ class BatchTables:
             self._lines[row.scan] = _as_line(row)
         with self._alone():
             self._read_others()
-            self._write()
+            try:
+                self._write()
+            except UserError as error:
+                is_open_elsewhere = self._has_written and isinstance(error.__cause__, PermissionError)
+                if self._is_complete or not is_open_elsewhere:
+                    raise
+                if not self._is_behind:
+                    _log.warning("%s The batch goes on. If the file is open elsewhere, close it.", error)
+                self._is_behind = True
+            else:
+                self._has_written, self._is_behind = True, False
             self._known = self._state()
+
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._rows) == len(self._scans)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -175,7 +191,7 @@ class BatchTables:
             yield
         finally:
             # At its end, and while it is held, so that nobody's lock is removed but ours; Windows does so itself.
-            if lock and os.name != "nt" and len(self._rows) == len(self._scans):
+            if lock and os.name != "nt" and self._is_complete:
                 with contextlib.suppress(OSError):
                     (self._folder / _LOCK_NAME).unlink()
             if lock:
@@ -186,8 +202,7 @@ class BatchTables:
         if self._state() == self._known:
             return
         rows = _stored_rows(self._folder)
-        self._others = [row for row in rows if row.scan not in self._own and row.mask not in self._own_masks]
-        self._other_lines = [_as_line(row) for row in self._others]
+        self._others = {_as_line(row): row for row in rows if row.scan not in self._own}
 
     def _state(self) -> tuple[int, ...] | None:
         """Another one with each writing."""
@@ -198,7 +213,18 @@ class BatchTables:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _write(self) -> None:
-        shown = [*self._others, *self.rows]
+        # A mask has one row; another's stays as long as this batch has not taken its mask or written it anew.
+        masks = {row.mask for row in self.rows if row.mask}
+        others = {line: row for line, row in self._others.items() if row.mask not in masks}
+        shown = [*others.values(), *self.rows]
+        statuses = Counter(row.status for row in shown)
+        counts = {status: statuses[status] for status in STATUSES}
+        total = len(others) + len(self._scans)
+        head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
+        lines = ",\n".join([*others, *(self._lines[row.scan] for row in self.rows)])
+        with atomic_path(self._folder / REPORTS_NAME) as temporary:
+            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
+        # Last, since it is the one that people open.
         with (
             atomic_path(self._folder / TABLE_NAME) as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors=_NOT_UNICODE) as file,
@@ -206,13 +232,6 @@ class BatchTables:
             table = csv.DictWriter(file, TABLE_COLUMNS)
             table.writeheader()
             table.writerows(row.as_table_row() for row in shown)
-        statuses = Counter(row.status for row in shown)
-        counts = {status: statuses[status] for status in STATUSES}
-        total = len(self._others) + len(self._scans)
-        head = json.dumps({**_PROGRAM, "folder": str(self._folder), "total": total, "counts": counts})
-        lines = ",\n".join([*self._other_lines, *(self._lines[row.scan] for row in self.rows)])
-        with atomic_path(self._folder / REPORTS_NAME) as temporary:
-            temporary.write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8", _NOT_UNICODE)
 
 
 def check_tables(folder: Path) -> None:

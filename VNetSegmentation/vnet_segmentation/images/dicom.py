@@ -125,8 +125,8 @@ def read_series(
         subfolders: whether those count too.
 
     Returns:
-        The stack as SimpleITK reads it, in the files' pixel type; 2D slices are sorted by position. And which series
-        that is, for a person.
+        The stack as SimpleITK reads it, in the files' pixel type, or as float64 where they differ in it; 2D slices are
+        sorted by position. And which series that is, for a person.
 
     Raises:
         UserError: no series, none or several that fit (the message lists them), a modality other than MR, missing,
@@ -158,7 +158,11 @@ def _read_chosen(folder: Path, chosen: Series) -> sitk.Image:
             header = _read_header(chosen.files[0])
             check_frames(header, name)
             return header.Execute()
-        return sitk.ReadImage(_sorted_slices(chosen, name))
+        slices = _sorted_slices(chosen, name)
+        # ITK gives all slices the first one's type, in which others, say signed or of another slope, would wrap round.
+        is_mixed = len({header.GetPixelIDValue() for header in slices}) > 1
+        files = [header.GetFileName() for header in slices]
+        return sitk.ReadImage(files, sitk.sitkFloat64 if is_mixed else sitk.sitkUnknown)
     except RuntimeError as error:
         raise UserError(f"{name} cannot be read: a file is damaged or incomplete. Export the series again.") from error
 
@@ -354,8 +358,8 @@ def _damaged_files(series: Series) -> list[str]:
     return damaged
 
 
-def _sorted_slices(series: Series, name: str) -> list[str]:
-    """The files along the stack's normal; refuses a stack that is not an even grid."""
+def _sorted_slices(series: Series, name: str) -> list[sitk.ImageFileReader]:
+    """The headers of the files along the stack's normal; refuses a stack that is not an even grid."""
     headers = [_read_header(file) for file in series.files]
     positions = [_numbers(header, POSITION) for header in headers]
     orientations = [_numbers(header, ORIENTATION) for header in headers]
@@ -382,7 +386,7 @@ def _sorted_slices(series: Series, name: str) -> list[str]:
             f"The slices of {name} are shifted sideways by {shift_mm:.1f} mm over the stack. "
             f"Resample it to a straight grid first."
         )
-    return [series.files[i] for i in order]
+    return [headers[i] for i in order]
 
 
 def _check_even(depths_mm: np.ndarray, name: str) -> None:

@@ -21,6 +21,9 @@ from vnet_segmentation.paths import check_name, walk
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
 
+DICOM_SUFFIXES = (".dcm", ".ima")
+"""Files that are taken for DICOM by their names; others are by their contents."""
+
 MASK_STEMS = ("_prostate", "_segmentation", "_probability")
 """Ends of the names, before the suffix, of files that are results or reference masks and never scans."""
 
@@ -228,6 +231,9 @@ def _is_scan_name(name: str) -> bool:
 def _is_dicom(path: Path) -> bool:
     if not os.path.isfile(path):
         return False
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        # Also without the four letters, as in old archives, or damaged: what is left out would be left out unseen.
+        return True
     try:
         with open(path, "rb") as file:
             # 128 bytes of preamble, then the four letters, as DICOM part 10 has it.

@@ -30,7 +30,7 @@ from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
-_PLAN_NAME = "crossvalidation.json"
+_PLAN_NAME, _MASKS_NAME = "crossvalidation.json", "masks"
 
 
 def cross_validate(
@@ -118,7 +118,8 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
         A digest of the files of each case, by its name.
 
     Raises:
-        UserError: the folder is of another plan, or cases changed since it was made.
+        UserError: the folder is of another plan, or has none but what a cross-validation would take for its own or
+            replace; or cases changed since the plan was made.
     """
     plan: dict[str, Any] = {
         "folds": [[case.name for case in unseen] for unseen in parts],
@@ -127,6 +128,7 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
     }
     path = output / _PLAN_NAME
     if not path.exists():
+        _refuse_foreign_files(output)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
         return plan["cases"]
@@ -144,6 +146,17 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
             "there, or choose another output."
         )
     return plan["cases"]
+
+
+def _refuse_foreign_files(output: Path) -> None:
+    """Masks of other models would count as results, and tables would be replaced."""
+    for name in (_MASKS_NAME, TABLE_NAME, HISTOGRAM_NAME):
+        if (output / name).exists():
+            raise UserError(
+                f"{output / name} exists already and is not of a cross-validation. Choose another output, or move it "
+                "away.",
+                ExitCode.CANNOT_WRITE,
+            )
 
 
 def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tuple[str, ...]:
@@ -186,4 +199,4 @@ def _digests(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def _mask(output: Path, case: Case) -> Path:
-    return output / "masks" / f"{case.name}_prostate.nii.gz"
+    return output / _MASKS_NAME / f"{case.name}_prostate.nii.gz"

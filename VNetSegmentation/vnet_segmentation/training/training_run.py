@@ -116,8 +116,6 @@ class TrainingRun:
         began = time.monotonic() - self.elapsed_s
         store = store if processes.is_first else lambda: None
         stored_s = self.elapsed_s
-        finished = self.fraction >= 1
-        stopped = False
         if learner.recipe.keeps_best and self.validation and learner.start is not None and self.iteration == 0:
             # What was there before is the first to beat.
             dice = self._validate()
@@ -130,6 +128,8 @@ class TrainingRun:
             self._losses = []
             store()
             self._tell(report, Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
+        # A validation may have ended it.
+        finished, stopped = self.fraction >= 1, False
         while not (finished or stopped):
             self._losses.append(self.step())
             self.elapsed_s = processes.of_first(time.monotonic() - began)
