@@ -58,6 +58,35 @@ def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     assert segmented.ui.resultCollapsibleButton.enabled
 
 
+def test_the_next_scan_does_not_go_into_the_segmentation_of_one_that_was_deleted(segmented, add_scan, desktop):
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(segmented.ui.inputVolumeSelector.currentNode())
+    following = add_scan("another")
+    desktop.wait_until(lambda: segmented.ui.inputVolumeSelector.currentNode() is following)
+    assert segmented.segmentation is None
+    assert not segmented.ui.resultCollapsibleButton.enabled
+
+
+def test_the_psa_value_is_not_taken_for_the_next_scan(segmented, add_scan):
+    first = segmented.ui.inputVolumeSelector.currentNode()
+    segmented.ui.psaSpinBox.value = 8.0
+    segmented.segment()
+    assert segmented.ui.psaSpinBox.value == 8.0
+    segmented.choose(add_scan("another"))
+    assert segmented.ui.psaSpinBox.value == 0.0
+    segmented.choose(first)
+    assert segmented.ui.psaDensityLabel.text == ""
+
+
+def test_a_long_message_leaves_no_gap_to_the_next_run(panel, add_scan):
+    panel.choose(add_scan())
+    panel.widget.panel._segmentTab._fail("A sentence of very many words that goes on and on. " * 10, None)
+    height = panel.ui.statusLabel.minimumHeight
+    panel.start()
+    assert 0 < panel.ui.statusLabel.minimumHeight < height / 3
+
+
 def test_volumes_of_one_name_are_kept_apart(panel, add_scan):
     first, second = add_scan("scan"), add_scan("scan")
     panel.segment(first)

@@ -85,7 +85,7 @@ class BatchTab:
         self._rows = []
         ui.batchTable.setRowCount(0)
         ui.batchProgressBar.setRange(0, 0)
-        ui.batchStatusLabel.text = _("Starting")
+        showWrapped(ui.batchStatusLabel, _("Starting"))
         fields = {
             # The worker has another current folder.
             "inputs": [os.path.abspath(ui.batchInputPath.currentPath)],
@@ -113,9 +113,8 @@ class BatchTab:
         self._worker.setBusy(_("A batch is running."))
 
     def _showProgress(self, fraction: float, sentence: str) -> None:
-        self._ui.batchStatusLabel.text = _("Scan {number}: {sentence}").format(
-            number=len(self._rows) + 1, sentence=sentence
-        )
+        text = _("Scan {number}: {sentence}").format(number=len(self._rows) + 1, sentence=sentence)
+        showWrapped(self._ui.batchStatusLabel, text)
 
     def _addRow(self, case: dict) -> None:
         row = case["row"]
@@ -153,7 +152,7 @@ class BatchTab:
             slicer.util.setSliceViewerLayers(background=volume, fit=True)
 
     def _cancel(self) -> None:
-        self._ui.batchStatusLabel.text = _("Stopping")
+        showWrapped(self._ui.batchStatusLabel, _("Stopping"))
         # Longer than a look of the network takes: what is being written is finished, not cut off.
         self._worker.client.cancel(self._job, _CANCEL_GRACE_MS)
 

@@ -138,7 +138,7 @@ class ResultSection:
         ui.resultCollapsibleButton.enabled = known
         report = self._result.report if self._result else None
         ui.volumeLabel.text = reportText.volumeText(self._measurements) if known else ""
-        ui.diametersLabel.text = reportText.diametersText(self._measurements) if known else ""
+        showWrapped(ui.diametersLabel, reportText.diametersText(self._measurements) if known else "")
         showWrapped(ui.confidenceLabel, reportText.confidenceText(report) if known else "")
         showWrapped(ui.runLabel, reportText.runText(report) if known else "")
         notes = list(report["warnings"]) if known and report else []

@@ -33,7 +33,7 @@ class SaveSection:
         """Takes the segment to save; None if there is none."""
         self._segment = segment
         self._ui.saveCollapsibleButton.enabled = segment is not None
-        self._ui.saveStatusLabel.text = ""
+        showWrapped(self._ui.saveStatusLabel, "")
         if segment is not None and segment.volumeNode.GetID() != self._volumeId:
             self._volumeId = segment.volumeNode.GetID()
             file = scanFile(segment.volumeNode)

@@ -42,6 +42,7 @@ class SegmentTab:
         self._isEntered = False
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = _NOTHING
+        self._scanId = None  # of the volume that was chosen last
         self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
         self._segments = singleShotTimer(_SEGMENTS_MS, self.update)
         self._newestVolumeId = None
@@ -94,7 +95,7 @@ class SegmentTab:
         self._parameters = parameters
         self._resultSection.setParameters(parameters)
         if parameters is None:
-            self._shown = _NOTHING
+            self._shown, self._scanId = _NOTHING, None
             self._observe(None)
             self._resultSection.close()
             self._compare.show(None)
@@ -167,7 +168,7 @@ class SegmentTab:
             logging.exception("The volume could not be handed over")
             self._fail(_("This volume cannot be used: {error}").format(error=error), None)
             return
-        self._ui.statusLabel.text = _("Starting")
+        showWrapped(self._ui.statusLabel, _("Starting"))
         self._worker.setBusy(_("A scan is being segmented."))
 
     def _showProgress(self, fraction: float, sentence: str) -> None:
@@ -177,7 +178,7 @@ class SegmentTab:
 
     def _cancel(self) -> None:
         if self._run is not None:
-            self._ui.statusLabel.text = _("Stopping")
+            showWrapped(self._ui.statusLabel, _("Stopping"))
             self._run.cancel()
         else:
             self._worker.cancelInstallation()
@@ -219,14 +220,19 @@ class SegmentTab:
         if self._parameters is None:
             return
         volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
-        isAnother = volume is not None and self._shown[0] not in (None, volume.GetID())
+        isAnother = volume is not None and self._scanId not in (None, volume.GetID())
         isFirst = volume is not None and self._shown[0] is None and segmentation is None
+        if volume is not None:
+            self._scanId = volume.GetID()
         if isAnother or isFirst:
             # Another scan: not into the segmentation of the one before.
             segmentation = _segmentationOf(volume)
             # No segment has an empty ID: whatever is there is shown, though this calls us again.
             self._shown = (volume.GetID(), segmentation and segmentation.GetID(), "")
             self._parameters.outputSegmentation = segmentation
+            if isAnother:
+                # It was another patient's, or of another day.
+                self._parameters.psa = 0.0
             if isAnother and self._isEntered and slicer.app.layoutManager() is not None:
                 # The mask must not be corrected on the scan before.
                 slicer.util.setSliceViewerLayers(background=volume, fit=True)
