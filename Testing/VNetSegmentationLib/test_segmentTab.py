@@ -319,6 +319,23 @@ def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeyp
         assert panel.ui.inputVolumeSelector.currentNode() is before
 
 
+def test_views_of_other_sequences_stay_where_one_shows_the_scan(panel, add_scan):
+    import slicer
+
+    def views():
+        return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+    scan, other = add_scan(), add_scan("ADC")
+    panel.choose(scan)
+    for view, volume in zip(views(), (scan, other, other), strict=True):
+        view.SetBackgroundVolumeID(volume.GetID())
+    panel.segment()
+    assert [view.GetBackgroundVolumeID() for view in views()] == [scan.GetID(), other.GetID(), other.GetID()]
+    views()[0].SetBackgroundVolumeID(other.GetID())
+    panel.segment()
+    assert {view.GetBackgroundVolumeID() for view in views()} == {scan.GetID()}
+
+
 def test_the_slice_views_follow_the_chosen_scan(segmented, add_scan):
     import slicer
 

@@ -13,7 +13,7 @@ from VNetSegmentationLib.resultSection import ResultSection
 from VNetSegmentationLib.saveSection import SaveSection
 from VNetSegmentationLib.segmentationRun import SegmentationRun
 from VNetSegmentationLib.timers import singleShotTimer, startOnce
-from VNetSegmentationLib.volumeNodes import addProbabilityVolume, newestVolume, volumeProblem
+from VNetSegmentationLib.volumeNodes import addProbabilityVolume, isShown, newestVolume, volumeProblem
 from VNetSegmentationLib.wrappedText import showWrapped
 
 _FIRST_VOLUME_MS = 100
@@ -203,8 +203,8 @@ class SegmentTab:
         self._shown = _NOTHING  # the same nodes, perhaps, with a new mask
         self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
         segment.show(parameters.show3D)
-        # Without a main window there are no views.
-        if slicer.app.layoutManager() is not None:
+        # Beside it the user may look at other sequences. Without a main window there are no views.
+        if slicer.app.layoutManager() is not None and not isShown(segment.volumeNode):
             slicer.util.setSliceViewerLayers(background=segment.volumeNode)
 
     def _fail(self, sentence: str, code: int | None) -> None:

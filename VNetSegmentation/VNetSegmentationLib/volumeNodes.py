@@ -52,6 +52,17 @@ def newestVolume(scene):
     return max(enumerate(volumes), key=lambda entry: (_looksLikeT2(entry[1]), entry[0]), default=(0, None))[1]
 
 
+def isShown(volumeNode) -> bool:
+    """Whether the volume is the background of a slice view of the present layout."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    names = {view.GetLayoutName() for view in views if view.IsMappedInLayout()}
+    return any(
+        node.GetBackgroundVolumeID() == volumeNode.GetID()
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        if node.GetLayoutName() in names
+    )
+
+
 def imageFromVolume(volumeNode) -> sitk.Image:
     """The volume as an image of its own pixel type, 3D, LPS; a copy."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(slicer.util.arrayFromVolume(volumeNode)))
