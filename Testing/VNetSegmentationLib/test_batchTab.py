@@ -84,6 +84,7 @@ def test_a_folder_is_segmented_failures_are_named_and_a_second_run_resumes(deskt
     assert ui.inputVolumeSelector.currentNode() is volume
     assert ui.outputSegmentationSelector.currentNode() is segmentation
     assert ui.saveCollapsibleButton.enabled
+    assert ui.saveFolderPath.currentPath == str(output)
     assert "by hand" not in ui.warningsLabel.text
 
     before = (output / "a_t2_prostate.seg.nrrd").stat().st_mtime_ns

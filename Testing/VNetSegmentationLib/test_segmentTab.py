@@ -46,7 +46,10 @@ def test_a_second_click_finds_worker_and_model_warm(panel, add_scan):
 
 def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     first = segmented.segmentation
+    assert segmented.ui.statusLabel.text.startswith("Done")
     segmented.choose(add_scan("another"))
+    # Which is not.
+    assert segmented.ui.statusLabel.text == ""
     assert segmented.segmentation is None
     assert not segmented.ui.resultCollapsibleButton.enabled
     segmented.segment()
@@ -84,6 +87,7 @@ def test_a_long_message_leaves_no_gap_to_the_next_run(panel, add_scan):
     panel.widget.panel._segmentTab._fail("A sentence of very many words that goes on and on. " * 10, None)
     height = panel.ui.statusLabel.minimumHeight
     panel.start()
+    assert not panel.ui.sampleDataButton.enabled
     assert 0 < panel.ui.statusLabel.minimumHeight < height / 3
 
 

@@ -120,7 +120,8 @@ class SegmentTab:
         ui.segmentButton.enabled = problem is None and not running
         ui.segmentButton.toolTip = problem or _("Segments the prostate on the input volume.")
         ui.cancelButton.visible = ui.progressBar.visible = running
-        ui.inputVolumeSelector.enabled = ui.outputSegmentationSelector.enabled = not running
+        for widget in (ui.inputVolumeSelector, ui.sampleDataButton, ui.outputSegmentationSelector):
+            widget.enabled = not running
         if self._run is None:
             showWrapped(ui.statusLabel, problem or self._message)
 
@@ -186,12 +187,12 @@ class SegmentTab:
     def _finish(self, result) -> None:
         self._run = None
         self._result = result
-        empty = result.report["volume_ml"] == 0
-        self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
         # Whatever happens while it is shown, the next click is possible.
         self._worker.setBusy(None)
         if self._parameters is not None:
             self._show(result)
+        empty = result.report["volume_ml"] == 0
+        self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
         self.update()
 
     def _show(self, result) -> None:
@@ -222,8 +223,9 @@ class SegmentTab:
         volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
         isAnother = volume is not None and self._scanId not in (None, volume.GetID())
         isFirst = volume is not None and self._shown[0] is None and segmentation is None
-        if volume is not None:
+        if volume is not None and volume.GetID() != self._scanId:
             self._scanId = volume.GetID()
+            self._message = ""  # about the one before
         if isAnother or isFirst:
             # Another scan: not into the segmentation of the one before.
             segmentation = _segmentationOf(volume)
