@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import SAGITTAL, write_series
 
 from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
@@ -82,12 +84,41 @@ def test_a_folder_is_segmented_failures_are_named_and_a_second_run_resumes(deskt
     assert ui.inputVolumeSelector.currentNode() is volume
     assert ui.outputSegmentationSelector.currentNode() is segmentation
     assert ui.saveCollapsibleButton.enabled
+    assert ui.saveFolderPath.currentPath == str(output)
     assert "by hand" not in ui.warningsLabel.text
 
     before = (output / "a_t2_prostate.seg.nrrd").stat().st_mtime_ns
     _run(desktop, ui, scans, output)
     assert _cells(ui, 1)[:2] == ["was there already"] * 2
     assert (output / "a_t2_prostate.seg.nrrd").stat().st_mtime_ns == before
+
+
+def test_of_several_dicom_series_the_one_that_was_segmented_opens(desktop, ui, phantom, tmp_path):
+    import slicer
+
+    patient = tmp_path / "scans" / "patient"
+    write_series(patient, 2, "t2_tse_sag", orientation=SAGITTAL)
+    voxels = sitk.GetArrayFromImage(sitk.Cast(phantom[0], sitk.sitkInt16))
+    write_series(patient, 5, "t2_tse_tra", voxels=voxels, spacing_mm=(1.0, 3.3))
+    _run(desktop, ui, tmp_path / "scans", tmp_path / "out")
+    assert _cells(ui, 1) == ["done"]
+    ui.batchTable.cellDoubleClicked.emit(0, 0)
+    volume = ui.inputVolumeSelector.currentNode()
+    # The mask of this scan is to be corrected on it, and saved under its name.
+    assert np.array_equal(slicer.util.arrayFromVolume(volume), voxels)
+    assert volume.GetName() == "patient"
+    assert ui.outputSegmentationSelector.currentNode() is not None
+    assert ui.saveCollapsibleButton.enabled
+
+
+def test_a_path_that_is_typed_from_the_current_folder_is_meant_from_there(desktop, ui, scans, tmp_path, monkeypatch):
+    # The worker has another current folder.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").symlink_to(scans)
+    ui.batchPatternEdit.text = "a_*"
+    _run(desktop, ui, "scans", "masks")
+    assert _cells(ui, 1) == ["done"]
+    assert (tmp_path / "masks" / "results.csv").is_file()
 
 
 def test_only_the_files_that_were_asked_for(desktop, ui, scans, tmp_path):

@@ -20,6 +20,17 @@ def test_the_mask_follows_threshold_and_smoothing_without_a_new_run(segmented, d
     assert segmented.segment_ids == ["Prostate"]
 
 
+def test_a_threshold_that_is_moved_during_a_run_holds_for_its_mask(segmented, desktop):
+    before = np.count_nonzero(segmented.voxels())
+    segmented.start()
+    segmented.ui.thresholdSlider.value = 0.2
+    desktop.wait_until(lambda: np.count_nonzero(segmented.voxels()) > before)
+    during = segmented.voxels()
+    desktop.wait_until(lambda: segmented.idle)
+    desktop.run_for(0.2)
+    assert np.array_equal(segmented.voxels(), during)
+
+
 def test_psa_density(segmented):
     assert segmented.ui.psaDensityLabel.text == ""
     segmented.ui.psaSpinBox.value = 6.5

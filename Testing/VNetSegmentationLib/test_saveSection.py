@@ -104,6 +104,13 @@ def test_the_next_scan_without_a_file_does_not_get_the_folder_of_the_one_before(
     assert segmented.ui.saveFolderPath.currentPath == ""
 
 
+def test_the_message_about_one_scan_leaves_no_gap_at_the_next(segmented, add_scan, desktop):
+    desktop.click(segmented.ui.saveMaskButton)
+    assert segmented.ui.saveStatusLabel.minimumHeight > 0
+    segmented.choose(add_scan("another"))
+    assert segmented.ui.saveStatusLabel.minimumHeight == 0
+
+
 def test_what_slicer_cannot_export_is_a_sentence(segmented, desktop, tmp_path, monkeypatch):
     import slicer
 

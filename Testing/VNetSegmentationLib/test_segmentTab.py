@@ -46,7 +46,10 @@ def test_a_second_click_finds_worker_and_model_warm(panel, add_scan):
 
 def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     first = segmented.segmentation
+    assert segmented.ui.statusLabel.text.startswith("Done")
     segmented.choose(add_scan("another"))
+    # Which is not.
+    assert segmented.ui.statusLabel.text == ""
     assert segmented.segmentation is None
     assert not segmented.ui.resultCollapsibleButton.enabled
     segmented.segment()
@@ -56,6 +59,36 @@ def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     segmented.choose(first.GetNodeReference("referenceImageGeometryRef"))
     assert segmented.segmentation is first
     assert segmented.ui.resultCollapsibleButton.enabled
+
+
+def test_the_next_scan_does_not_go_into_the_segmentation_of_one_that_was_deleted(segmented, add_scan, desktop):
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(segmented.ui.inputVolumeSelector.currentNode())
+    following = add_scan("another")
+    desktop.wait_until(lambda: segmented.ui.inputVolumeSelector.currentNode() is following)
+    assert segmented.segmentation is None
+    assert not segmented.ui.resultCollapsibleButton.enabled
+
+
+def test_the_psa_value_is_not_taken_for_the_next_scan(segmented, add_scan):
+    first = segmented.ui.inputVolumeSelector.currentNode()
+    segmented.ui.psaSpinBox.value = 8.0
+    segmented.segment()
+    assert segmented.ui.psaSpinBox.value == 8.0
+    segmented.choose(add_scan("another"))
+    assert segmented.ui.psaSpinBox.value == 0.0
+    segmented.choose(first)
+    assert segmented.ui.psaDensityLabel.text == ""
+
+
+def test_a_long_message_leaves_no_gap_to_the_next_run(panel, add_scan):
+    panel.choose(add_scan())
+    panel.widget.panel._segmentTab._fail("A sentence of very many words that goes on and on. " * 10, None)
+    height = panel.ui.statusLabel.minimumHeight
+    panel.start()
+    assert not panel.ui.sampleDataButton.enabled
+    assert 0 < panel.ui.statusLabel.minimumHeight < height / 3
 
 
 def test_volumes_of_one_name_are_kept_apart(panel, add_scan):
@@ -288,6 +321,23 @@ def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeyp
         desktop.click(panel.ui.sampleDataButton)
         assert "No internet" in desktop.dialogs[-1][1]
         assert panel.ui.inputVolumeSelector.currentNode() is before
+
+
+def test_views_of_other_sequences_stay_where_one_shows_the_scan(panel, add_scan):
+    import slicer
+
+    def views():
+        return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+    scan, other = add_scan(), add_scan("ADC")
+    panel.choose(scan)
+    for view, volume in zip(views(), (scan, other, other), strict=True):
+        view.SetBackgroundVolumeID(volume.GetID())
+    panel.segment()
+    assert [view.GetBackgroundVolumeID() for view in views()] == [scan.GetID(), other.GetID(), other.GetID()]
+    views()[0].SetBackgroundVolumeID(other.GetID())
+    panel.segment()
+    assert {view.GetBackgroundVolumeID() for view in views()} == {scan.GetID()}
 
 
 def test_the_slice_views_follow_the_chosen_scan(segmented, add_scan):

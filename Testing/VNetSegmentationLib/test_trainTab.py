@@ -352,6 +352,27 @@ def test_a_killed_worker_is_a_sentence_and_the_training_can_be_resumed(desktop, 
     desktop.wait_until(lambda: not ui.resumeTrainingButton.isHidden())
 
 
+def test_the_training_that_the_user_agreed_to_drop_is_dropped(desktop, ui, models, monkeypatch):
+    tab = desktop._panels[0][0].panel._trainTab
+    for name in ("first", "second"):
+        (models / f"{name}.training").mkdir()
+
+    def show(*names):
+        tab.show({"models": [], "unfinished_trainings": [{"name": name} for name in names]})
+
+    def agree(question):
+        assert "second" in question
+        # While the dialog is open, the worker tells of another one.
+        show("first", "second")
+        return True
+
+    monkeypatch.setattr("VNetSegmentationLib.trainTab.ask", agree)
+    show("second")
+    desktop.click(ui.discardTrainingButton)
+    desktop.wait_until(lambda: not (models / "second.training").exists())
+    assert (models / "first.training").exists()
+
+
 @pytest.mark.parametrize(("name", "problem"), [("../x", "Give the new model a name"), ("tiny", "a model tiny already")])
 def test_names_that_cannot_be_are_refused(desktop, ui, cases, name, problem):
     _open(desktop, ui, cases)

@@ -116,6 +116,7 @@ def add_slice_nodes() -> None:
         if scene.GetNodeByID(f"vtkMRMLSliceNode{name}") is not None:
             continue
         node = slicer.vtkMRMLSliceNode()
+        node.SetMappedInLayout(1)
         node.SetName(name)
         node.SetLayoutName(name)
         node.SetLayoutLabel(label)

@@ -89,6 +89,23 @@ def parameterNodeWrapper(cls: type) -> type:
             # Defaults are written at once, so that the node says what holds.
             if not parameter.is_node and not parameter_node.GetParameter(parameter.name):
                 parameter.write(parameter_node, parameter.default)
+        # Values are kept until the node tells of a change: a node that was removed is still one until then.
+        values = self.__dict__["_values"] = {}
+
+        def keep(caller=None, event=None):
+            values.update({parameter.name: parameter.read(parameter_node) for parameter in parameters})
+
+        keep()
+        parameter_node.AddObserver(vtk.vtkCommand.ModifiedEvent, keep)
+        _followers.append(keep)
+
+    def write(self, parameter, value) -> None:
+        was_modifying = self.parameterNode.StartModify()
+        try:
+            parameter.write(self.parameterNode, value)
+            self._values[parameter.name] = parameter.read(self.parameterNode)
+        finally:
+            self.parameterNode.EndModify(was_modifying)
 
     by_name = {parameter.name: parameter for parameter in parameters}
 
@@ -97,7 +114,7 @@ def parameterNodeWrapper(cls: type) -> type:
             if name not in by_name:
                 raise ValueError(f"No parameter is named {name!r}")
         tag = next(self._tags)
-        connection = _Connection(self.parameterNode, [(by_name[name], mapping[name]) for name in mapping])
+        connection = _Connection(self, [(by_name[name], mapping[name]) for name in mapping])
         self._connections[tag] = connection
 
         # Never taken back: the node calls each wrapper that it ever had.
@@ -137,8 +154,8 @@ def parameterNodeWrapper(cls: type) -> type:
     }
     for parameter in parameters:
         members[parameter.name] = property(
-            lambda self, p=parameter: p.read(self.parameterNode),
-            lambda self, value, p=parameter: p.write(self.parameterNode, value),
+            lambda self, p=parameter: self._values[p.name],
+            lambda self, value, p=parameter: write(self, p, value),
         )
     wrapper = types.new_class(cls.__name__, (), {}, lambda namespace: namespace.update(members))
     # Properties are found before __setattr__ refuses.
@@ -153,8 +170,8 @@ def parameterNodeWrapper(cls: type) -> type:
 class _Connection:
     """Parameters and widgets that follow each other."""
 
-    def __init__(self, node: Any, pairs: list[tuple[_Parameter, Wrapper]]) -> None:
-        self._node = node
+    def __init__(self, parameters: Any, pairs: list[tuple[_Parameter, Wrapper]]) -> None:
+        self._parameters = parameters
         self._updating = False
         self._pairs = []
         for parameter, widget in pairs:
@@ -166,7 +183,7 @@ class _Connection:
 
     def _from_widget(self, parameter: _Parameter, connector: Any) -> None:
         if not self._updating:
-            parameter.write(self._node, connector.read())
+            setattr(self._parameters, parameter.name, connector.read())
 
     def to_widgets(self) -> None:
         """Shows what the node has."""
@@ -175,7 +192,7 @@ class _Connection:
         self._updating = True
         try:
             for parameter, connector in self._pairs:
-                value = parameter.read(self._node)
+                value = getattr(self._parameters, parameter.name)
                 if connector.read() != value:
                     connector.write(value)
         finally:

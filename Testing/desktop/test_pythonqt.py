@@ -345,6 +345,33 @@ def test_parameters_and_widgets_follow_each_other(ui):
     assert parameters.share == 0.75
 
 
+def test_a_parameter_keeps_a_removed_node_until_its_own_node_tells(desktop):
+    import slicer
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+    @parameterNodeWrapper
+    class Parameters:
+        volume: slicer.vtkMRMLScalarVolumeNode
+
+    scene = slicer.mrmlScene
+    parameters = Parameters(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    volume = parameters.volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "scan")
+    seen = []
+    tag = scene.AddObserver(scene.NodeRemovedEvent, lambda *_: seen.append(parameters.volume))
+    scene.RemoveNode(volume)
+    scene.RemoveObserver(tag)
+    assert seen == [volume]
+    assert parameters.volume is None
+
+
+def test_an_error_that_is_shown_is_raised_all_the_same(desktop):
+    import slicer
+
+    with pytest.raises(ValueError, match="why"), slicer.util.tryWithErrorDisplay("It failed."):
+        raise ValueError("why")
+    assert desktop.dialogs == [("errorDisplay", "It failed.\n\nwhy")]
+
+
 def test_a_connection_with_a_tag_can_be_taken_back(ui):
     import slicer
     from slicer.parameterNodeWrapper import parameterNodeWrapper

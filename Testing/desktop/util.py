@@ -24,6 +24,7 @@ def _try_with_error_display(message: Any = None, show: bool = True, waitCursor: 
     except Exception as error:
         traceback.print_exc()
         dialogs.append(("errorDisplay", f"{message or 'Error'}\n\n{error}"))
+        raise
 
 
 def _settings_value(key: str, default: Any, converter: Any = lambda value: value, settings: Any = None) -> Any:

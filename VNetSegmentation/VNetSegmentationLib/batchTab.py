@@ -1,13 +1,16 @@
 """A folder in, a folder out."""
 
+import os
 from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
+from vnet_segmentation.images.scans import read_scan_and_series
 from VNetSegmentationLib import settings
 from VNetSegmentationLib.maskName import FORMATS
+from VNetSegmentationLib.volumeNodes import addVolume
 from VNetSegmentationLib.workerClient import Job
 from VNetSegmentationLib.wrappedText import showWrapped
 
@@ -82,10 +85,11 @@ class BatchTab:
         self._rows = []
         ui.batchTable.setRowCount(0)
         ui.batchProgressBar.setRange(0, 0)
-        ui.batchStatusLabel.text = _("Starting")
+        showWrapped(ui.batchStatusLabel, _("Starting"))
         fields = {
-            "inputs": [ui.batchInputPath.currentPath],
-            "output": ui.batchOutputPath.currentPath,
+            # The worker has another current folder.
+            "inputs": [os.path.abspath(ui.batchInputPath.currentPath)],
+            "output": os.path.abspath(ui.batchOutputPath.currentPath),
             "model": self._worker.choice.model,
             "device": self._worker.choice.device,
             "options": {
@@ -109,9 +113,8 @@ class BatchTab:
         self._worker.setBusy(_("A batch is running."))
 
     def _showProgress(self, fraction: float, sentence: str) -> None:
-        self._ui.batchStatusLabel.text = _("Scan {number}: {sentence}").format(
-            number=len(self._rows) + 1, sentence=sentence
-        )
+        text = _("Scan {number}: {sentence}").format(number=len(self._rows) + 1, sentence=sentence)
+        showWrapped(self._ui.batchStatusLabel, text)
 
     def _addRow(self, case: dict) -> None:
         row = case["row"]
@@ -149,7 +152,7 @@ class BatchTab:
             slicer.util.setSliceViewerLayers(background=volume, fit=True)
 
     def _cancel(self) -> None:
-        self._ui.batchStatusLabel.text = _("Stopping")
+        showWrapped(self._ui.batchStatusLabel, _("Stopping"))
         # Longer than a look of the network takes: what is being written is finished, not cut off.
         self._worker.client.cancel(self._job, _CANCEL_GRACE_MS)
 
@@ -181,11 +184,5 @@ def _loadScan(path: Path):
     """A volume node of a scan file, or of a folder of DICOM slices."""
     if path.is_file():
         return slicer.util.loadVolume(str(path))
-    # Any slice of the folder leads to the rest of its series; one that is no image does not count.
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            try:
-                return slicer.util.loadVolume(str(file), {"singleFile": False})
-            except RuntimeError:
-                continue
-    raise RuntimeError(_("There is no scan in {folder}.").format(folder=path))
+    # Of several series in the folder the one that was segmented, and on the mask's grid.
+    return addVolume(read_scan_and_series(path, subfolders=False)[0], path.name, isScan=True)

@@ -36,7 +36,6 @@ class ResultSection:
         self._measurements = None
         self._edited = False
         self._problem = None  # why the mask cannot be read now; what was read before still holds
-        self._written = None  # threshold and smoothing that the mask was made with
         self._isShown = self._isOutdated = False
         self._observed = []
         self._follow = singleShotTimer(_FOLLOW_MS, self._rewrite)
@@ -50,15 +49,11 @@ class ResultSection:
         self._parameters = parameters
 
     def show(self, segment: ProstateSegment | None, result: SegmentationResult | None) -> None:
-        """Shows a segment, with the automatic result that it was made of where that is known.
-
-        The mask of a result is taken to be as the parameters say.
-        """
+        """Shows a segment, with the automatic result that it was made of where that is known."""
         self._follow.stop()
         self._measure.stop()
         self._unobserve()
         self._segment, self._result = segment, result
-        self._written = self._wish() if result is not None else None
         self._readSegment()
         if segment is not None and segment.exists:
             segmentation = segment.segmentationNode.GetSegmentation()
@@ -86,7 +81,7 @@ class ResultSection:
     def followParameters(self) -> None:
         """Threshold, smoothing or PSA may have changed."""
         self._showPsaDensity()
-        if self._result is not None and not self._edited and self._wish() != self._written:
+        if self._result is not None and not self._edited and self._wish() not in (None, self._result.written):
             startOnce(self._follow)
 
     def _wish(self) -> tuple[float, bool] | None:
@@ -106,8 +101,7 @@ class ResultSection:
 
     def _writeAutomatic(self) -> None:
         if self._result is not None and self._segment.problem() is None:
-            self._written = self._wish()
-            self._result.writeMask(*self._written)
+            self._result.writeMask(*self._wish())
             self._readSegment()
 
     def _onChanged(self) -> None:
@@ -138,7 +132,7 @@ class ResultSection:
         ui.resultCollapsibleButton.enabled = known
         report = self._result.report if self._result else None
         ui.volumeLabel.text = reportText.volumeText(self._measurements) if known else ""
-        ui.diametersLabel.text = reportText.diametersText(self._measurements) if known else ""
+        showWrapped(ui.diametersLabel, reportText.diametersText(self._measurements) if known else "")
         showWrapped(ui.confidenceLabel, reportText.confidenceText(report) if known else "")
         showWrapped(ui.runLabel, reportText.runText(report) if known else "")
         notes = list(report["warnings"]) if known and report else []

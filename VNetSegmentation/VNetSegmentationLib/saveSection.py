@@ -12,7 +12,7 @@ from VNetSegmentationLib import settings
 from VNetSegmentationLib.dialogs import ask, tellError
 from VNetSegmentationLib.maskName import DEFAULT_PATTERN, FORMATS, maskPath
 from VNetSegmentationLib.prostateSegment import ProstateSegment
-from VNetSegmentationLib.volumeNodes import imageFromVolume, scanFile
+from VNetSegmentationLib.volumeNodes import imageFromVolume, loadedFile, scanFile
 from VNetSegmentationLib.wrappedText import showWrapped
 
 
@@ -33,10 +33,11 @@ class SaveSection:
         """Takes the segment to save; None if there is none."""
         self._segment = segment
         self._ui.saveCollapsibleButton.enabled = segment is not None
-        self._ui.saveStatusLabel.text = ""
+        showWrapped(self._ui.saveStatusLabel, "")
         if segment is not None and segment.volumeNode.GetID() != self._volumeId:
             self._volumeId = segment.volumeNode.GetID()
-            file = scanFile(segment.volumeNode)
+            # A mask that was loaded, as one of a batch, goes back to where it lies.
+            file = loadedFile(segment.segmentationNode) or scanFile(segment.volumeNode)
             # Not the folder of the mask before: it was another patient's, whose scan may have the same name.
             self._ui.saveFolderPath.currentPath = str(file.parent) if file else ""
 

@@ -13,7 +13,7 @@ from VNetSegmentationLib.resultSection import ResultSection
 from VNetSegmentationLib.saveSection import SaveSection
 from VNetSegmentationLib.segmentationRun import SegmentationRun
 from VNetSegmentationLib.timers import singleShotTimer, startOnce
-from VNetSegmentationLib.volumeNodes import addProbabilityVolume, newestVolume, volumeProblem
+from VNetSegmentationLib.volumeNodes import addProbabilityVolume, isShown, newestVolume, volumeProblem
 from VNetSegmentationLib.wrappedText import showWrapped
 
 _FIRST_VOLUME_MS = 100
@@ -42,6 +42,7 @@ class SegmentTab:
         self._isEntered = False
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = _NOTHING
+        self._scanId = None  # of the volume that was chosen last
         self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
         self._segments = singleShotTimer(_SEGMENTS_MS, self.update)
         self._newestVolumeId = None
@@ -94,7 +95,7 @@ class SegmentTab:
         self._parameters = parameters
         self._resultSection.setParameters(parameters)
         if parameters is None:
-            self._shown = _NOTHING
+            self._shown, self._scanId = _NOTHING, None
             self._observe(None)
             self._resultSection.close()
             self._compare.show(None)
@@ -119,7 +120,8 @@ class SegmentTab:
         ui.segmentButton.enabled = problem is None and not running
         ui.segmentButton.toolTip = problem or _("Segments the prostate on the input volume.")
         ui.cancelButton.visible = ui.progressBar.visible = running
-        ui.inputVolumeSelector.enabled = ui.outputSegmentationSelector.enabled = not running
+        for widget in (ui.inputVolumeSelector, ui.sampleDataButton, ui.outputSegmentationSelector):
+            widget.enabled = not running
         if self._run is None:
             showWrapped(ui.statusLabel, problem or self._message)
 
@@ -167,7 +169,7 @@ class SegmentTab:
             logging.exception("The volume could not be handed over")
             self._fail(_("This volume cannot be used: {error}").format(error=error), None)
             return
-        self._ui.statusLabel.text = _("Starting")
+        showWrapped(self._ui.statusLabel, _("Starting"))
         self._worker.setBusy(_("A scan is being segmented."))
 
     def _showProgress(self, fraction: float, sentence: str) -> None:
@@ -177,7 +179,7 @@ class SegmentTab:
 
     def _cancel(self) -> None:
         if self._run is not None:
-            self._ui.statusLabel.text = _("Stopping")
+            showWrapped(self._ui.statusLabel, _("Stopping"))
             self._run.cancel()
         else:
             self._worker.cancelInstallation()
@@ -185,12 +187,12 @@ class SegmentTab:
     def _finish(self, result) -> None:
         self._run = None
         self._result = result
-        empty = result.report["volume_ml"] == 0
-        self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
         # Whatever happens while it is shown, the next click is possible.
         self._worker.setBusy(None)
         if self._parameters is not None:
             self._show(result)
+        empty = result.report["volume_ml"] == 0
+        self._message = _("No prostate was found.") if empty else _("Done. Check the outline, correct it, save it.")
         self.update()
 
     def _show(self, result) -> None:
@@ -202,8 +204,8 @@ class SegmentTab:
         self._shown = _NOTHING  # the same nodes, perhaps, with a new mask
         self._correct.edit(segment.segmentationNode, segment.volumeNode, segment.segmentId)
         segment.show(parameters.show3D)
-        # Without a main window there are no views.
-        if slicer.app.layoutManager() is not None:
+        # Beside it the user may look at other sequences. Without a main window there are no views.
+        if slicer.app.layoutManager() is not None and not isShown(segment.volumeNode):
             slicer.util.setSliceViewerLayers(background=segment.volumeNode)
 
     def _fail(self, sentence: str, code: int | None) -> None:
@@ -219,14 +221,20 @@ class SegmentTab:
         if self._parameters is None:
             return
         volume, segmentation = self._parameters.inputVolume, self._parameters.outputSegmentation
-        isAnother = volume is not None and self._shown[0] not in (None, volume.GetID())
+        isAnother = volume is not None and self._scanId not in (None, volume.GetID())
         isFirst = volume is not None and self._shown[0] is None and segmentation is None
+        if volume is not None and volume.GetID() != self._scanId:
+            self._scanId = volume.GetID()
+            self._message = ""  # about the one before
         if isAnother or isFirst:
             # Another scan: not into the segmentation of the one before.
             segmentation = _segmentationOf(volume)
             # No segment has an empty ID: whatever is there is shown, though this calls us again.
             self._shown = (volume.GetID(), segmentation and segmentation.GetID(), "")
             self._parameters.outputSegmentation = segmentation
+            if isAnother:
+                # It was another patient's, or of another day.
+                self._parameters.psa = 0.0
             if isAnother and self._isEntered and slicer.app.layoutManager() is not None:
                 # The mask must not be corrected on the scan before.
                 slicer.util.setSliceViewerLayers(background=volume, fit=True)

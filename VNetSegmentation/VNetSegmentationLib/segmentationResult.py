@@ -21,6 +21,8 @@ class SegmentationResult:
         self.segment = segment
         self.report = report
         self.probability = probability
+        self.written = None
+        """Threshold and smoothing of the mask as it was written last."""
         self._smooth = None  # computed when it is first asked for
 
     def writeMask(self, threshold: float, smooth: bool) -> None:
@@ -30,6 +32,7 @@ class SegmentationResult:
             threshold: probability from which a voxel is prostate.
             smooth: whether the outline is smoothed by `SMOOTHING_SIGMA_MM`.
         """
+        self.written = (threshold, smooth)
         model = self.report["model"]
         self.segment.write(
             mask_from_probability(self._smoothed() if smooth else self.probability, threshold),

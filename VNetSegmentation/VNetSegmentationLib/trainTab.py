@@ -218,8 +218,10 @@ class TrainTab:
         self._begin({**self._unfinished[0], "device": self._worker.choice.device, "resume": True})
 
     def _discard(self) -> None:
-        if ask(_("Drop what {name} has learned so far?").format(name=self._unfinished[0]["name"])):
-            self._drop(self._unfinished[0]["name"])
+        # While the dialog is open another one may become the first.
+        name = self._unfinished[0]["name"]
+        if ask(_("Drop what {name} has learned so far?").format(name=name)):
+            self._drop(name)
 
     def _drop(self, name: str) -> None:
         self._client.submit(Job("discard_training", {"name": name}, onResult=lambda result: self._worker.describe()))

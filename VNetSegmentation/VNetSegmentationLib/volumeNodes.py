@@ -52,6 +52,17 @@ def newestVolume(scene):
     return max(enumerate(volumes), key=lambda entry: (_looksLikeT2(entry[1]), entry[0]), default=(0, None))[1]
 
 
+def isShown(volumeNode) -> bool:
+    """Whether the volume is the background of a slice view of the present layout."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    names = {view.GetLayoutName() for view in views if view.IsMappedInLayout()}
+    return any(
+        node.GetBackgroundVolumeID() == volumeNode.GetID()
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        if node.GetLayoutName() in names
+    )
+
+
 def imageFromVolume(volumeNode) -> sitk.Image:
     """The volume as an image of its own pixel type, 3D, LPS; a copy."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(slicer.util.arrayFromVolume(volumeNode)))
@@ -119,15 +130,19 @@ def putBeside(node, volumeNode) -> None:
         hierarchy.SetItemParent(item, hierarchy.GetItemParent(volumeItem))
 
 
+def loadedFile(node) -> Path | None:
+    """The file that a volume or a segmentation came from; None if there is none, or if it is gone."""
+    storage = node.GetStorageNode() if node is not None else None
+    name = storage.GetFileName() if storage else None
+    # What was in a scene file points into a temporary folder that was removed.
+    return Path(name) if name and Path(name).is_file() else None
+
+
 def scanFile(volumeNode) -> Path | None:
     """The file that the volume came from; None if it came from DICOM slices or another source."""
-    storage = volumeNode.GetStorageNode() if volumeNode is not None else None
-    name = storage.GetFileName() if storage else None
+    file = loadedFile(volumeNode)
     # Of slices, of which it is one, some of Slicer's readers name the first here.
-    if not name or not name.lower().endswith(SCAN_SUFFIXES):
-        return None
-    # A volume of a scene file points into a temporary folder that is gone.
-    return Path(name) if Path(name).is_file() else None
+    return file if file is not None and file.name.lower().endswith(SCAN_SUFFIXES) else None
 
 
 def _looksLikeT2(volumeNode) -> int:

@@ -5,65 +5,18 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import MR_STORAGE, SAGITTAL, write_series
 
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.images import dicom
 from vnet_segmentation.images.dicom import find_series, read_series
 from vnet_segmentation.images.scans import find_scans, read_scan, read_volume
-
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-MR_STORAGE, CT_STORAGE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
-
-
-def write_series(
-    folder: Path,
-    number: int = 3,
-    description: str = "t2_tse_tra",
-    *,
-    uid: str | None = None,
-    modality: str = "MR",
-    n_slices: int = 12,
-    orientation: tuple[float, ...] = AXIAL,
-    position_mm: Callable[[int], np.ndarray] | None = None,
-) -> np.ndarray:
-    """Slices of 16 x 14 pixels of 2 mm, 3 mm apart along the normal; returns their voxels (k, j, i), int16.
-
-    The files' names run against their positions, so that a reader which sorts by name is found out.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    uid = uid or f"1.2.826.{number}"
-    normal = np.cross(orientation[:3], orientation[3:])
-    position_mm = position_mm or (lambda k: 3.0 * k * normal)
-    voxels = np.random.default_rng(number).integers(100, 500, (n_slices, 14, 16), dtype=np.int16)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for k in range(n_slices):
-        image = sitk.GetImageFromArray(voxels[k])
-        image.SetSpacing((2.0, 2.0))
-        tags = {
-            dicom.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
-            "0008|0018": f"{uid}.{k + 1}",
-            dicom.MODALITY: modality,
-            dicom.DESCRIPTION: description,
-            dicom.SERIES_NUMBER: str(number),
-            "0020|000d": "1.2.826",
-            "0020|000e": uid,
-            "0020|0013": str(k + 1),
-            dicom.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
-            dicom.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{uid}-{n_slices - k:03d}.dcm"))
-        writer.Execute(image)
-    return voxels
 
 
 def test_reads_the_only_series_sorted_by_position(tmp_path: Path) -> None:
