@@ -52,10 +52,10 @@ def damaged(name: str) -> UserError:
     return UserError(f"{name} is damaged or incomplete. Copy, download or export it again.")
 
 
-def not_finite(name: str, share: float) -> UserError:
-    """`share`: part of the voxels that are NaN or infinite."""
+def not_finite(name: str, n_bad: int, n_voxels: int) -> UserError:
+    """`n_bad` of all voxels are NaN or infinite."""
     return UserError(
-        f"{name} has voxels that are not a number or infinite ({share:.2g} of all). "
+        f"{name} has voxels that are not a number or infinite ({n_bad:,} of {n_voxels:,}). "
         f"Replace them, or export the scan again."
     )
 
@@ -206,7 +206,7 @@ class _NiftiHeader(FileHeader):
         except (EOFError, FileNotFoundError, zlib.error, gzip.BadGzipFile):
             raise damaged(self.name) from None
         if n_finite < n_voxels:
-            raise not_finite(self.name, 1 - n_finite / n_voxels)
+            raise not_finite(self.name, n_voxels - n_finite, n_voxels)
 
     @property
     def _in_one_file(self) -> bool:
