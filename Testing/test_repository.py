@@ -164,6 +164,13 @@ def test_links_and_pictures_of_the_documents_lead_somewhere(document):
     assert broken == []
 
 
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_a_document_names_exist(document):
+    existing = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "Testing").rglob("test_*.py")}
+    named = re.findall(r"`((?:\w+/)*test_\w+)(?:\.py)?`", document.read_text("utf-8"))
+    assert [name for name in named if not any(f"/{test}".endswith(f"/{name}") for test in existing)] == []
+
+
 def test_every_picture_is_shown_in_a_document():
     shown = {name for document in _DOCUMENTS for name in re.findall(r"pictures/([\w.-]+)", document.read_text("utf-8"))}
     assert {path.name for path in (ROOT / "Docs" / "pictures").iterdir()} == shown
