@@ -1,4 +1,4 @@
-# Each target makes the virtual environment it needs. The same commands without make are in README.md.
+# Each target makes the virtual environment it needs. The same commands without make are in Docs/developers.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

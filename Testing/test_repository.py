@@ -117,6 +117,13 @@ def test_every_package_and_every_file_of_data_is_in_the_wheel():
     assert setuptools["package-data"]["vnet_segmentation.bundled_models"] == ["*.txt", "*/*"]
 
 
+def test_the_wheel_has_the_version_of_the_program():
+    # Where nothing says where the version is, setuptools writes 0.0.0 without a word.
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert package["project"]["dynamic"] == ["version"]
+    assert package["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "vnet_segmentation.__version__"}}
+
+
 def test_the_repository_holds_no_images_and_no_pickles():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     forbidden = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|raw|dcm|npy|npz|pth|pt|ckpt|pkl)$")
@@ -165,6 +172,13 @@ def test_links_and_pictures_of_the_documents_lead_somewhere(document):
         if not file.exists() or (anchor and anchor not in _anchors(file)):
             broken.append(target)
     assert broken == []
+
+
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_a_document_names_exist(document):
+    existing = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "Testing").rglob("test_*.py")}
+    named = re.findall(r"`((?:\w+/)*test_\w+)(?:\.py)?`", document.read_text("utf-8"))
+    assert [name for name in named if not any(f"/{test}".endswith(f"/{name}") for test in existing)] == []
 
 
 def test_every_picture_is_shown_in_a_document():

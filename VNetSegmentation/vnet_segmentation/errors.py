@@ -14,23 +14,24 @@ class ExitCode(IntEnum):
     OK = 0
     """All went well."""
     SOME_FAILED = 1
-    """Several scans were asked for, and at least one failed or has an empty mask."""
+    """A batch had scans that failed, or in which no prostate was found; scans that had a mask already count as done."""
     USAGE = 2
-    """An unknown option, format, device or preset, or options that do not go together."""
+    """Wrong use: an unknown option, format, device or preset; options that do not go together; a batch without scans,
+    or a Dask scheduler that does not answer."""
     MISSING_DEPENDENCY = 3
     """A Python package is missing."""
     BAD_INPUT = 4
-    """A scan, mask, data set or checkpoint that cannot be used."""
+    """A scan, mask, data set or checkpoint cannot be used; the sentence says why."""
     BAD_MODEL = 5
-    """A model bundle that is missing, damaged or foreign."""
+    """A model is missing, damaged or foreign."""
     EMPTY_RESULT = 6
-    """The scan was segmented, and no prostate was found: the mask that was written is empty."""
+    """No prostate was found; the mask was written and is empty."""
     CANNOT_WRITE = 7
     """A file cannot be written, or exists already."""
     OUT_OF_MEMORY = 8
     """The memory is too small."""
     CANCELLED = 130
-    """Interrupted by the user (Ctrl+C)."""
+    """Stopped with Ctrl+C; the sentence says how to go on, where that is possible."""
 
 
 class UserError(Exception):

@@ -122,7 +122,11 @@ def test_batch_takes_several_inputs_and_a_pattern(scan_file, options, tmp_path, 
     assert (output / "Müller scan_prostate.nii.gz").exists()
 
 
-def test_ctrl_c_in_a_batch_keeps_what_is_done(scan_file, options, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("overwrite", "advice"),
+    [([], "Give the same command to go on."), (["--overwrite"], "With --overwrite the same command begins anew.")],
+)
+def test_ctrl_c_in_a_batch_keeps_what_is_done(scan_file, options, tmp_path, monkeypatch, capsys, overwrite, advice):
     folder, output = tmp_path / "scans", tmp_path / "out"
     folder.mkdir()
     for name in "abc":
@@ -136,8 +140,8 @@ def test_ctrl_c_in_a_batch_keeps_what_is_done(scan_file, options, tmp_path, monk
         return prepare(*arguments)
 
     monkeypatch.setattr(segmenter, "prepare", interrupt)
-    assert run(["batch", str(folder), "-o", str(output), *options]) == ExitCode.CANCELLED
-    assert capsys.readouterr().err == "vnet-segmentation: stopped.\n"
+    assert run(["batch", str(folder), "-o", str(output), *options, *overwrite]) == ExitCode.CANCELLED
+    assert capsys.readouterr().err == f"vnet-segmentation: Stopped. {advice}\n"
     assert [path.name for path in sorted(output.glob("*.nii.gz"))] == ["a_prostate.nii.gz"]
     assert json.loads((output / "results.json").read_text("utf-8"))["counts"]["done"] == 1
     assert {path.name for path in output.glob(".*")} <= {".results.lock"}

@@ -181,7 +181,7 @@ def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
 
 def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz"):
+    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz; sub-folders"):
         compare_results(tmp_path / "results", cases)
     with pytest.raises(UserError, match="no folder"):
         compare_results(tmp_path / "nowhere", cases)

@@ -131,8 +131,7 @@ def test_refuses_nifti_with_a_voxel_that_is_not_finite(
     voxels[-1, -1, -1] = value
     content = nifti_bytes(voxels, vox_offset=369)
     write_bytes(path, gzip.compress(content, 1) if packed else content)
-    # 1 of 320,000 voxels.
-    with pytest.raises(UserError, match=r"^scan.* not a number or infinite \(3.1e-06 of all\)"):
+    with pytest.raises(UserError, match=r"^scan.* not a number or infinite \(1 of 320,000\)"):
         read_volume(path)
 
 

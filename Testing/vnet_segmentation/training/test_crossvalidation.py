@@ -84,6 +84,8 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
     with pytest.raises(Cancelled):
         cross_validate(data, output, 2, QUICK, CPU, say=said.append, should_stop=stop)
+    # Nobody asked to go on with anything.
+    assert not any("nothing to go on with" in sentence for sentence in said)
     assert len(list((output / "masks").glob("*.nii.gz"))) == 2
     assert not (output / "results.csv").exists()
     trained = []
@@ -94,6 +96,18 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
     rows = cross_validate(data, output, 2, QUICK, CPU)
     assert [model.name for model in trained] == ["fold-2"]
     assert len(rows) == 4
+
+
+def test_a_fold_that_was_stopped_while_it_trained_goes_on(data, tmp_path):
+    output, said = tmp_path / "out", []
+
+    def stop() -> bool:
+        return any(sentence.startswith("Training on") for sentence in said)
+
+    with pytest.raises(Cancelled):
+        cross_validate(data, output, 2, QUICK, CPU, say=said.append, should_stop=stop)
+    assert (output / "fold-1.training" / "checkpoint.safetensors").exists()
+    assert len(cross_validate(data, output, 2, QUICK, CPU)) == 4
 
 
 def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):

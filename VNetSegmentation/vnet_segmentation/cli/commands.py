@@ -68,16 +68,19 @@ def batch(options: argparse.Namespace) -> int:
         pattern=options.pattern,
     )
     check_batch(options.inputs, options.output, settings)
+    going_on = _says_how_to_go_on(
+        "With --overwrite the same command begins anew." if options.overwrite else "Give the same command to go on."
+    )
     what = (options.inputs, options.output, settings, show, progress)
     if options.dask:
         from vnet_segmentation.batch.cluster import ModelChoice, run_batch_on_cluster
 
         choice = ModelChoice(options.model, options.device, options.precision)
-        with Interrupt() as interrupt, ProgressBar() as bar:
+        with going_on, Interrupt() as interrupt, ProgressBar() as bar:
             rows = run_batch_on_cluster(options.dask, choice, *what)
     else:
         segmenter = _segmenter(options)
-        with Interrupt() as interrupt, ProgressBar() as bar:
+        with going_on, Interrupt() as interrupt, ProgressBar() as bar:
             rows = run_batch(segmenter, *what)
     counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])

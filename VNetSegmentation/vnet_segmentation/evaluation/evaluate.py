@@ -56,7 +56,7 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     if not found:
         raise UserError(
             f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
-            f"{cases[0].name}_prostate.nii.gz."
+            f"{cases[0].name}_prostate.nii.gz; sub-folders are not searched."
         )
     missing = [case.name for case in cases if case.name not in found]
     if missing:

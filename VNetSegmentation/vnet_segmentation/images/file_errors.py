@@ -22,10 +22,10 @@ def damaged(name: str) -> UserError:
     return UserError(f"{name} is damaged or incomplete. Copy, download or export it again.")
 
 
-def not_finite(name: str, share: float) -> UserError:
-    """`share`: part of the voxels that are NaN or infinite."""
+def not_finite(name: str, n_bad: int, n_voxels: int) -> UserError:
+    """`n_bad` of all voxels are NaN or infinite."""
     return UserError(
-        f"{name} has voxels that are not a number or infinite ({share:.2g} of all). "
+        f"{name} has voxels that are not a number or infinite ({n_bad:,} of {n_voxels:,}). "
         f"Replace them, or export the scan again."
     )
 

@@ -137,7 +137,7 @@ class _NiftiHeader(FileHeader):
         except (EOFError, FileNotFoundError, zlib.error, gzip.BadGzipFile):
             raise damaged(self.name) from None
         if n_finite < n_voxels:
-            raise not_finite(self.name, 1 - n_finite / n_voxels)
+            raise not_finite(self.name, n_voxels - n_finite, n_voxels)
 
     @property
     def _in_one_file(self) -> bool:

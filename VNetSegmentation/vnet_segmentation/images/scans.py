@@ -298,7 +298,7 @@ def _check_values(voxels: np.ndarray, name: str) -> None:
     """Refuses voxels, float32, (k, j, i), that are no MR intensities."""
     finite = np.isfinite(voxels)
     if not finite.all():
-        raise not_finite(name, 1 - np.count_nonzero(finite) / voxels.size)
+        raise not_finite(name, voxels.size - np.count_nonzero(finite), voxels.size)
     if voxels.min() == voxels.max():
         raise UserError(
             f"{name} has the same value ({voxels.min():g}) in every voxel. Give a scan with an image in it."

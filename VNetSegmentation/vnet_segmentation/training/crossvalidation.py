@@ -25,7 +25,7 @@ from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
 from vnet_segmentation.training.identity import changed_since
 from vnet_segmentation.training.plan import TrainingOptions
-from vnet_segmentation.training.state import discard, state_folder
+from vnet_segmentation.training.state import begun, discard, state_folder
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 
@@ -89,7 +89,8 @@ def cross_validate(
         if not made:
             say(f"Fold {number} of {len(parts)}")
             settings = replace(options, validation=(), held_out=_held_out(data, digests, unseen))
-            train_model(data, model, settings, device, output / "cache", True, say, report, should_stop)
+            resume = begun(state_folder(model)) is not None
+            train_model(data, model, settings, device, output / "cache", resume, say, report, should_stop)
         segmenter = Segmenter(model, device)
         for case in pending:
             if should_stop():

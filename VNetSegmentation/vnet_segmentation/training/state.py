@@ -23,6 +23,11 @@ def state_folder(model: Path) -> Path:
     return model.with_name(model.name + TRAINING_SUFFIX)
 
 
+def begun(folder: Path) -> Path | None:
+    """A file of the training that a state folder has begun; None if there is nothing to go on with."""
+    return next(iter(sorted([*folder.glob("[!.]*.safetensors"), *folder.glob("fold-*.json")])), None)
+
+
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a state folder, which is made if need be, and removed if nothing was put into it.

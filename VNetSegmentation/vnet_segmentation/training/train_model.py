@@ -37,7 +37,7 @@ from vnet_segmentation.training.plan import (
 )
 from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.splits import Split
-from vnet_segmentation.training.state import claim, state_folder
+from vnet_segmentation.training.state import begun, claim, state_folder
 from vnet_segmentation.training.training_run import Progress, TrainingRun
 
 _LEAST_SHARE = 0.5
@@ -169,7 +169,9 @@ def _train_model(
         say("Measuring the model to start from")
         known = known_cases(base_description, {case.name: voxel_hashes[case.name] for case in plan.judged})
         if known:
-            say(f"By voxels or name it knows {list_names(known)}: on these, it and the new model look too good")
+            # The cases that judge come fold by fold.
+            names = list_names(sorted(known))
+            say(f"It has learned from {names}, by voxels or name: on these, it and the new model look too good")
         before = _evaluate(job, options.base, plan.judged)
         if len(plan.judged) < MIN_CASES:
             say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
@@ -180,7 +182,7 @@ def _train_model(
     if plan.folds:
         say(f"Run {plan.n_runs} of {plan.n_runs}, with all cases: its model is the one that is kept")
     elif not plan.final.validation:
-        say("No case is set apart: nothing will tell how good the model is")
+        say("No case is set apart: this training cannot tell how good its model is")
     run = _train(job, len(plan.folds), plan.n_runs, plan.final, prepared, synthetic)
     if not processes.is_first:
         return TrainingResult([], [], None)
@@ -191,7 +193,7 @@ def _train_model(
     if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
-        warnings.append("By voxels or name the model before knows some of these: both look too good.")
+        warnings.append("The model before has learned from some of these, by voxels or name: both look too good.")
     if run.best.iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:
@@ -209,17 +211,17 @@ def _train_model(
 
 def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
     """Whether there is a training to go on with; refuses what must not be replaced."""
-    begun = next(iter(sorted([*state_folder.glob("[!.]*.safetensors"), *state_folder.glob("fold-*.json")])), None)
-    if begun and not resume:
+    file = begun(state_folder)
+    if file and not resume:
         raise UserError(
             f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
             if model.exists()
-            else f"{begun} is of an earlier training. Resume it, or remove {state_folder}.",
+            else f"{file} is of an earlier training. Resume it, or remove {state_folder}.",
             ExitCode.CANNOT_WRITE,
         )
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
-    check_destination(model, model.name, overwrite=begun is not None)
-    return begun is not None
+    check_destination(model, model.name, overwrite=file is not None)
+    return file is not None
 
 
 def _train(
