@@ -12,7 +12,7 @@ import pytest
 from vnet_segmentation.batch import tables as batch_tables
 from vnet_segmentation.batch.cases import BatchOptions, find_cases
 from vnet_segmentation.batch.run import check_batch, run_batch
-from vnet_segmentation.batch.tables import REPORTS_NAME, TABLE_NAME, BatchTables, failed_row
+from vnet_segmentation.batch.tables import REPORTS_NAME, TABLE_NAME, BatchRow, BatchTables, failed_row
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -110,6 +110,13 @@ def test_the_table_says_how_sure_a_mask_is_in_a_word(segmenter, scans, tmp_path,
     assert table(tmp_path / "masks")[0]["confidence_level"] == row.report["confidence"]["level"] != ""
 
 
+def test_the_table_has_the_seconds_of_all_steps():
+    row = BatchRow(
+        "a", Path("a.nii"), "done", Path("m.nii"), {"seconds": {"read": 0.1, "network": 0.2, "write": 0.3}}, ""
+    )
+    assert row.as_table_row()["seconds"] == 0.6
+
+
 def cases_of(folder, output, n):
     """Cases of a folder with so many files; nothing reads them."""
     folder.mkdir()
@@ -156,6 +163,19 @@ def test_tables_are_read_again_only_where_another_batch_wrote(tmp_path, monkeypa
     read.clear()
     record(tables, own[8])
     assert len(read) == 1
+
+
+def test_a_row_of_another_batch_that_changed_is_kept_though_its_file_is_as_long_as_before(tmp_path, table):
+    output = tmp_path / "masks"
+    own, other = (cases_of(tmp_path / name, output, 9) for name in "ab")
+    tables, other_tables = BatchTables(output, own), BatchTables(output, other)
+    record(other_tables, other[0])
+    record(tables, own[0])
+    size = (output / REPORTS_NAME).stat().st_size
+    other_tables.record([failed_row(other[0], UserError("Unreadable!!!"))])
+    assert (output / REPORTS_NAME).stat().st_size == size
+    record(tables, own[1])
+    assert [row["message"] for row in table(output)] == ["Unreadable!!!", "Not readable.", "Not readable."]
 
 
 def test_a_file_system_without_locks_has_tables_too(tmp_path, monkeypatch, table):

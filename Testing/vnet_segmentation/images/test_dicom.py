@@ -84,6 +84,12 @@ def test_picks_the_only_axial_t2_series(tmp_path: Path) -> None:
     assert which == f"5: AX T2W_TSE, MR, 12 slices, axial, in {tmp_path / 'c' / 'deep'}"
 
 
+def test_a_t2_series_that_lost_its_modality_is_picked_too(tmp_path: Path) -> None:
+    write_series(tmp_path, 1, "ep2d_diff_ADC")
+    voxels = write_series(tmp_path, 2, "t2_tse_tra", modality="")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(tmp_path)[0]), voxels)
+
+
 def test_leaves_subfolders_out_where_they_are_scans_of_their_own(tmp_path: Path) -> None:
     voxels = write_series(tmp_path, 2)
     write_series(tmp_path / "t2", 5)

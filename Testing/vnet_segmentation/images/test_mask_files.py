@@ -205,6 +205,20 @@ def test_read_mask_refuses(tmp_path: Path, factor: float, offset: float, sentenc
         read_mask(tmp_path / "mask.nrrd")
 
 
+def test_read_mask_takes_the_label_that_is_asked_for(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), np.int16)
+    array[0], array[1, :2] = 2, 5
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "labels.nrrd"))
+    for label, expected in ((2, array == 2), (5, array == 5), (0, array > 0)):
+        mask = sitk.GetArrayFromImage(read_mask(tmp_path / "labels.nrrd", label))
+        np.testing.assert_array_equal(mask, expected)
+    with pytest.raises(UserError, match=r"has no label 3; it has 2, 5\."):
+        read_mask(tmp_path / "labels.nrrd", 3)
+    # Where there is no gland there is no label.
+    sitk.WriteImage(sitk.GetImageFromArray(array * 0), str(tmp_path / "empty.nrrd"))
+    assert not sitk.GetArrayViewFromImage(read_mask(tmp_path / "empty.nrrd", 3)).any()
+
+
 def test_read_mask_names_the_first_of_many_labels(tmp_path: Path) -> None:
     labels = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))

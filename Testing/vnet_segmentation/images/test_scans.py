@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.images.scans import check_scan, find_scans, read_scan, read_volume, scan_stem
+from vnet_segmentation.images.scans import check_scan, find_scans, read_scan, read_volume, scan_stem, voxel_hash
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
@@ -166,6 +166,21 @@ def test_values_that_float32_cannot_hold_keep_their_contrast(offset: float, fact
     # Apart from a linear function.
     assert np.corrcoef(voxels.ravel(), expected.ravel())[0, 1] > 0.99999
     assert 0.1 < voxels.std() < 1e4
+
+
+def test_a_scan_is_known_by_its_voxels_whatever_file_they_come_from() -> None:
+    scan = make_scan()
+    known = voxel_hash(scan)
+    elsewhere = sitk.Cast(scan, sitk.sitkFloat64)
+    elsewhere.SetOrigin((1.0, 2.0, 3.0))
+    assert voxel_hash(elsewhere) == known
+    changed = sitk.Image(scan)
+    changed[3, 4, 5] += 1
+    assert voxel_hash(changed) != known
+    # The same values one after the other, in slices of another shape.
+    x, y, z = scan.GetSize()
+    reshaped = sitk.GetArrayFromImage(scan).reshape(z, x, y)
+    assert voxel_hash(sitk.GetImageFromArray(reshaped)) != known
 
 
 def test_the_voxels_of_a_usual_scan_are_not_touched() -> None:

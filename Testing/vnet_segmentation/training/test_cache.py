@@ -112,6 +112,19 @@ def test_of_a_finer_mask_all_that_lies_in_a_voxel_counts() -> None:
     assert coverage[8, 8, [0, 5, 11, 15]].tolist() == [255, 255, 0, 0]
 
 
+def test_a_voxel_that_the_mask_fills_is_filled_whatever_smoothing_rounds() -> None:
+    # Smoothing swings a bit around 0 and 1.
+    voxels = np.zeros((16, 90, 90), np.uint8)
+    voxels[:, 20:70, 30:] = 1
+    mask = sitk.GetImageFromArray(voxels)
+    mask.SetSpacing((0.3, 0.3, 2.0))
+    _, coverage = prepare_pair(sitk.Cast(mask, sitk.sitkFloat32), mask, Preprocessing(spacing_mm=(1.5, 1.5, 2.0)))
+    # Voxels of 5 x 5: rows 4 to 13 and columns from 6 on; the outermost ones have a part of their edge's blur.
+    assert coverage.shape == (16, 18, 18)
+    assert coverage[:, 6:12, 8:].unique().tolist() == [255]
+    assert coverage[:, :2].unique().tolist() == coverage[:, :, :4].unique().tolist() == [0]
+
+
 @pytest.mark.parametrize("orientation", ["RAS", "SLA", "PIR"])
 def test_axes_of_the_file_make_no_difference(orientation: str) -> None:
     scan, mask = make_pair()
@@ -191,6 +204,19 @@ def test_only_a_changed_case_is_prepared_anew(tmp_path: Path, load: Loader) -> N
     after = load(*cases)
     assert load.prepared == ["Case00"]
     assert after[0].coverage.sum() > before[0].coverage.sum()
+
+
+def test_a_case_is_prepared_for_the_label_that_is_the_prostate(tmp_path: Path, load: Loader) -> None:
+    case = write_case(tmp_path / "data")
+    mask = sitk.ReadImage(str(case.mask))
+    # A second structure, in a corner.
+    mask[0:4, 0:4, 0:4] = 2
+    sitk.WriteImage(mask, str(case.mask))
+    gland, corner, both = (load(replace(case, label=label))[0].coverage.sum().item() / 255 for label in (1, 2, 0))
+    # 64 voxels of 3.75 mm3, on a grid of 1.5 mm3.
+    assert corner == pytest.approx(64 * 3.75 / 1.5, rel=0.1)
+    assert gland > 10 * corner
+    assert both == pytest.approx(gland + corner, rel=0.01)
 
 
 def test_the_same_contents_elsewhere_are_not_prepared_anew(tmp_path: Path, load: Loader) -> None:
