@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.images import dicom
-from vnet_segmentation.images.dicom import find_series, read_series
+from vnet_segmentation.images import dicom, dicom_files
+from vnet_segmentation.images.dicom import find_series, names_t2, read_series
 from vnet_segmentation.images.scans import find_scans, read_scan, read_volume
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -48,16 +48,16 @@ def write_series(
         image = sitk.GetImageFromArray(voxels[k])
         image.SetSpacing((2.0, 2.0))
         tags = {
-            dicom.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
+            dicom_files.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
             "0008|0018": f"{uid}.{k + 1}",
-            dicom.MODALITY: modality,
-            dicom.DESCRIPTION: description,
-            dicom.SERIES_NUMBER: str(number),
+            dicom_files.MODALITY: modality,
+            dicom_files.DESCRIPTION: description,
+            dicom_files.SERIES_NUMBER: str(number),
             "0020|000d": "1.2.826",
             "0020|000e": uid,
             "0020|0013": str(k + 1),
-            dicom.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
-            dicom.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
+            dicom_files.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
+            dicom_files.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
         }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
@@ -209,7 +209,7 @@ def test_refuses_slices_of_two_kinds(tmp_path: Path, different: str) -> None:
     if different == "pixel spacing":
         image.SetSpacing((2.8, 2.8, 1.0))
     else:
-        image.SetMetaData(dicom.MODALITY, "CT")
+        image.SetMetaData(dicom_files.MODALITY, "CT")
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(file)
@@ -267,12 +267,12 @@ def write_enhanced(folder: Path, depths_mm: Sequence[float], orientation: str = 
         for depth in depths_mm
     ]
     content = [
-        element(dicom.SOP_CLASS, "UI", f"{MR_STORAGE}.1"),
+        element(dicom_files.SOP_CLASS, "UI", f"{MR_STORAGE}.1"),
         element("0008|0018", "UI", "1.2.826.1"),
-        element(dicom.MODALITY, "CS", "MR"),
+        element(dicom_files.MODALITY, "CS", "MR"),
         element("0020|000d", "UI", "1.2.826"),
         element("0020|000e", "UI", "1.2.826.3"),
-        element(dicom.SERIES_NUMBER, "IS", "3"),
+        element(dicom_files.SERIES_NUMBER, "IS", "3"),
         element("0028|0002", "US", 1),
         element("0028|0004", "CS", "MONOCHROME2"),
         element("0028|0008", "IS", str(n_frames)),
@@ -383,7 +383,7 @@ def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_p
     ],
 )
 def test_words_of_a_name_tell_a_t2_scan(name, expected):
-    assert dicom.names_t2(name) is expected
+    assert names_t2(name) is expected
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -408,6 +408,6 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(dicom, "_would_fill_memory", refuse)
+    monkeypatch.setattr(dicom, "would_fill_memory", refuse)
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
         read_series(tmp_path)
