@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from vnet_segmentation.images import dicom
+from vnet_segmentation.images import dicom_files
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -48,16 +48,16 @@ def write_series(
         image = sitk.GetImageFromArray(voxels[k])
         image.SetSpacing((spacing_mm[0], spacing_mm[0]))
         tags = {
-            dicom.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
+            dicom_files.SOP_CLASS: MR_STORAGE if modality == "MR" else CT_STORAGE,
             "0008|0018": f"{uid}.{k + 1}",
-            dicom.MODALITY: modality,
-            dicom.DESCRIPTION: description,
-            dicom.SERIES_NUMBER: str(number),
+            dicom_files.MODALITY: modality,
+            dicom_files.DESCRIPTION: description,
+            dicom_files.SERIES_NUMBER: str(number),
             "0020|000d": "1.2.826",
             "0020|000e": uid,
             "0020|0013": str(k + 1),
-            dicom.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
-            dicom.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
+            dicom_files.POSITION: "\\".join(f"{x:g}" for x in position_mm(k)),
+            dicom_files.ORIENTATION: "\\".join(f"{x:g}" for x in orientation),
         }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from dicom_series import MR_STORAGE, SAGITTAL, write_series
 
 from vnet_segmentation.errors import UserError
-from vnet_segmentation.images import dicom
-from vnet_segmentation.images.dicom import find_series, read_series
+from vnet_segmentation.images import dicom, dicom_files
+from vnet_segmentation.images.dicom import find_series, names_t2, read_series
 from vnet_segmentation.images.scans import find_scans, read_scan, read_volume
 
 
@@ -202,7 +202,7 @@ def test_refuses_slices_of_two_kinds(tmp_path: Path, different: str) -> None:
     if different == "pixel spacing":
         image.SetSpacing((2.8, 2.8, 1.0))
     else:
-        image.SetMetaData(dicom.MODALITY, "CT")
+        image.SetMetaData(dicom_files.MODALITY, "CT")
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(file)
@@ -260,12 +260,12 @@ def write_enhanced(folder: Path, depths_mm: Sequence[float], orientation: str = 
         for depth in depths_mm
     ]
     content = [
-        element(dicom.SOP_CLASS, "UI", f"{MR_STORAGE}.1"),
+        element(dicom_files.SOP_CLASS, "UI", f"{MR_STORAGE}.1"),
         element("0008|0018", "UI", "1.2.826.1"),
-        element(dicom.MODALITY, "CS", "MR"),
+        element(dicom_files.MODALITY, "CS", "MR"),
         element("0020|000d", "UI", "1.2.826"),
         element("0020|000e", "UI", "1.2.826.3"),
-        element(dicom.SERIES_NUMBER, "IS", "3"),
+        element(dicom_files.SERIES_NUMBER, "IS", "3"),
         element("0028|0002", "US", 1),
         element("0028|0004", "CS", "MONOCHROME2"),
         element("0028|0008", "IS", str(n_frames)),
@@ -376,7 +376,7 @@ def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_p
     ],
 )
 def test_words_of_a_name_tell_a_t2_scan(name, expected):
-    assert dicom.names_t2(name) is expected
+    assert names_t2(name) is expected
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -401,6 +401,6 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(dicom, "_would_fill_memory", refuse)
+    monkeypatch.setattr(dicom, "would_fill_memory", refuse)
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
         read_series(tmp_path)

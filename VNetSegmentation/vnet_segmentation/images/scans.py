@@ -13,7 +13,9 @@ import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.apart import apart
-from vnet_segmentation.images.dicom import MODALITY, check_frames, check_voxel_count, read_series
+from vnet_segmentation.images.dicom import check_voxel_count, read_series
+from vnet_segmentation.images.dicom_files import MODALITY
+from vnet_segmentation.images.dicom_stack import check_frames
 from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, not_finite, reader_error
 from vnet_segmentation.images.file_headers import read_header
 from vnet_segmentation.paths import check_name, walk
@@ -150,9 +152,9 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
         UserError: a file that is missing, empty, of no known format, damaged or incomplete; whose name is not Unicode;
             that is 2D, 4D or has several values per voxel; that has more than `dicom.MAX_VOXELS` voxels by its header
             (no pixel is read then); whose spacing is not positive or whose direction is not orthonormal; a DICOM file
-            whose frames are no even stack (`dicom.check_frames`); a NIfTI file with voxels that are not finite, which
-            ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats they
-            are kept, for `check_scan` to refuse.
+            whose frames are no even stack (`dicom_stack.check_frames`); a NIfTI file with voxels that are not finite,
+            which ITK 5.4 reads as 0. In an Analyze file (a .hdr older than NIfTI) it does so unseen; in other formats
+            they are kept, for `check_scan` to refuse.
     """
     path = Path(path)
     check_name(path)

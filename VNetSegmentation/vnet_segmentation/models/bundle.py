@@ -1,26 +1,10 @@
-"""A model bundle: a folder with the weights (safetensors, never a pickle), model.json and a model card.
-
-model.json says what the weights are and travels with them:
-
-    format_version   of this file, an integer
-    name, title      for a command line and for a person
-    network          layout, width, normalisation: the arguments of `VNet`
-    preprocessing    settings that the network was trained with, as `preprocessing.Preprocessing` knows them
-    labels           names of the network's output channels
-    training         data, their terms, recipe; voxel_hashes: `scans.voxel_hash` of each scan that it, or a model that
-                     it was made from, has learned from
-    metrics          what was measured, on which cases
-    parent           name and SHA-256 of the weights that training started from, or null
-    versions         of torch and of this package, when it was saved
-    weights          file, sha256, quantisation ("none" or "int8-per-channel")
-"""
+"""A model bundle: a folder with the weights (safetensors, never a pickle), model.json and a model card."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,45 +12,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from vnet_segmentation import __version__
 from vnet_segmentation.atomic import cannot_write, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.card import model_card
-from vnet_segmentation.models.quantisation import quantise_weight, restore_weight
-from vnet_segmentation.network.vnet import LAYOUTS, MAX_WIDTH, NORMALISATIONS, VNet
-from vnet_segmentation.user_folders import MODEL_NAME, check_model_name
+from vnet_segmentation.models.description import FIELDS, FORMAT_VERSION, WEIGHTS_FILE, description_problem
+from vnet_segmentation.models.quantisation import expected_tensors, restored_tensors, stored_tensors
+from vnet_segmentation.network.vnet import VNet
+from vnet_segmentation.user_folders import check_model_name
 
-FORMAT_VERSION = 1
-WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "README.md"
-QUANTISATIONS = ("none", "int8-per-channel")
 
 _BUNDLE_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE}
 _MAX_DESCRIPTION_BYTES = 2**20
-_MIN_QUANTISED_ELEMENTS = 1000  # below, 8 bits save nothing that counts
-_SCALE_ENDING = ".scale"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAFETENSORS_TYPES = {torch.float32: "F32", torch.int8: "I8", torch.int64: "I64"}
-
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "format_version": (int,),
-    "name": (str,),
-    "title": (str,),
-    "network": (dict,),
-    "preprocessing": (dict,),
-    "labels": (list,),
-    "training": (dict,),
-    "metrics": (dict,),
-    "parent": (dict, type(None)),
-    "versions": (dict,),
-    "weights": (dict,),
-}
-_NETWORK_FIELDS: dict[str, tuple[type, ...]] = {"layout": (str,), "width": (int,), "normalisation": (str,)}
-_WEIGHTS_FIELDS: dict[str, tuple[type, ...]] = {"file": (str,), "sha256": (str,), "quantisation": (str,)}
 
 
 def save_bundle(
@@ -77,7 +38,7 @@ def save_bundle(
     Args:
         folder: the bundle to make; its parents are made if need be.
         network: on any device, in any memory format.
-        description: name, title, preprocessing, labels, training, metrics and parent, see the module's docstring.
+        description: name, title, preprocessing, labels, training, metrics and parent, see `description`.
             The other fields are filled in here.
         quantise: store the large convolutions as 8-bit integers: a quarter of the size.
         overwrite: replace a bundle of the same name.
@@ -92,9 +53,9 @@ def save_bundle(
     folder = Path(folder).resolve()
     check_destination(folder, description["name"], overwrite)
     quantisation = "int8-per-channel" if quantise else "none"
-    weights = save(_stored_tensors(network, quantisation))
+    weights = save(stored_tensors(network, quantisation))
     complete = {
-        **dict.fromkeys(_FIELDS),
+        **dict.fromkeys(FIELDS),
         **description,
         "format_version": FORMAT_VERSION,
         "network": {"layout": network.layout, "width": network.width, "normalisation": network.normalisation},
@@ -108,7 +69,7 @@ def save_bundle(
             "quantisation": quantisation,
         },
     }
-    problem = _description_problem(complete)
+    problem = description_problem(complete)
     if problem:
         raise ValueError(f"Not a model description: {problem}.")
     text = json.dumps(complete, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -151,7 +112,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise _bad_model(folder, f"{DESCRIPTION_FILE} cannot be read ({error})") from error
-    problem = _description_problem(description)
+    problem = description_problem(description)
     if problem:
         raise _bad_model(folder, f"{DESCRIPTION_FILE}: {problem}")
     return description
@@ -194,7 +155,7 @@ def load_bundle(folder: Path) -> tuple[VNet, dict[str, Any]]:
         network = VNet(**description["network"])
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            problem = _tensors_problem(file, _expected_tensors(network, quantisation))
+            problem = _tensors_problem(file, expected_tensors(network, quantisation))
             if problem:
                 raise _bad_model(folder, f"{WEIGHTS_FILE}: {problem}")
             # Own memory: the file may be replaced while the network is in use.
@@ -203,51 +164,8 @@ def load_bundle(folder: Path) -> tuple[VNet, dict[str, Any]]:
         raise _bad_model(folder, f"{WEIGHTS_FILE} is not a safetensors file ({error})") from error
     if not all(bool(tensor.isfinite().all()) for tensor in stored.values()):
         raise _bad_model(folder, f"{WEIGHTS_FILE} has weights that are not finite")
-    network.load_state_dict(_restored_tensors(network, stored, quantisation), assign=True)
+    network.load_state_dict(restored_tensors(network, stored, quantisation), assign=True)
     return network.eval(), description
-
-
-def _output_axes(network: VNet, quantisation: str) -> dict[str, int]:
-    """Names of the weights that are stored as integers, with their axis of output channels."""
-    if quantisation == "none":
-        return {}
-    return {
-        f"{name}.weight": 1 if isinstance(module, nn.ConvTranspose3d) else 0
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and module.weight.numel() > _MIN_QUANTISED_ELEMENTS
-    }
-
-
-def _stored_tensors(network: VNet, quantisation: str) -> dict[str, Tensor]:
-    output_axes = _output_axes(network, quantisation)
-    stored: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.is_floating_point():
-            tensor = tensor.float()
-        if not tensor.isfinite().all():
-            raise ValueError(f"The weights {name} are not finite: the network has diverged.")
-        if name in output_axes:
-            stored[name], stored[name + _SCALE_ENDING] = quantise_weight(tensor, output_axes[name])
-        else:
-            stored[name] = tensor
-    return stored
-
-
-def _expected_tensors(network: VNet, quantisation: str) -> dict[str, tuple[torch.dtype, list[int]]]:
-    expected = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in network.state_dict().items()}
-    for name, axis in _output_axes(network, quantisation).items():
-        shape = expected[name][1]
-        expected[name] = (torch.int8, shape)
-        expected[name + _SCALE_ENDING] = (torch.float32, [shape[axis]])
-    return expected
-
-
-def _restored_tensors(network: VNet, stored: dict[str, Tensor], quantisation: str) -> dict[str, Tensor]:
-    restored = dict(stored)
-    for name, axis in _output_axes(network, quantisation).items():
-        restored[name] = restore_weight(stored[name], restored.pop(name + _SCALE_ENDING), axis)
-    return restored
 
 
 def _tensors_problem(file: Any, expected: dict[str, tuple[torch.dtype, list[int]]]) -> str | None:
@@ -261,57 +179,6 @@ def _tensors_problem(file: Any, expected: dict[str, tuple[torch.dtype, list[int]
             return f"the tensor {name} has the shape {tensor.get_shape()} instead of {shape}"
         if tensor.get_dtype() != _SAFETENSORS_TYPES[dtype]:
             return f"the tensor {name} has the type {tensor.get_dtype()} instead of {_SAFETENSORS_TYPES[dtype]}"
-    return None
-
-
-def _description_problem(description: Any) -> str | None:
-    """The first thing that is wrong with a model.json; None if it can be relied on."""
-    problem = _fields_problem("the file", description, _FIELDS)
-    if problem:
-        return problem
-    if description["format_version"] != FORMAT_VERSION:
-        return f"format {description['format_version']} is not known to this version, which reads {FORMAT_VERSION}"
-    network, weights, labels = description["network"], description["weights"], description["labels"]
-    problem = _fields_problem("network", network, _NETWORK_FIELDS) or _fields_problem(
-        "weights", weights, _WEIGHTS_FIELDS
-    )
-    if problem:
-        return problem
-    if network.keys() != _NETWORK_FIELDS.keys():
-        return "network has unknown fields"
-    if network["layout"] not in LAYOUTS or network["normalisation"] not in NORMALISATIONS:
-        return f"unknown layout {network['layout']!r} or normalisation {network['normalisation']!r}"
-    if not 1 <= network["width"] <= MAX_WIDTH:
-        return f"the width {network['width']} is not within 1 to {MAX_WIDTH}"
-    # The one name that is allowed: a path could lead anywhere.
-    if weights["file"] != WEIGHTS_FILE:
-        return f"weights.file is {weights['file']!r} instead of {WEIGHTS_FILE!r}"
-    if not _SHA256.fullmatch(weights["sha256"]) or weights["quantisation"] not in QUANTISATIONS:
-        return "weights.sha256 or weights.quantisation is ill-formed"
-    if (
-        not MODEL_NAME.fullmatch(description["name"])
-        or not description["title"]
-        or not description["title"].isprintable()
-    ):
-        return "the name or the title is ill-formed"
-    try:
-        Preprocessing.from_dict(description["preprocessing"])
-    except (TypeError, ValueError):
-        return "its preprocessing settings are unknown to this version"
-    if len(labels) != 2 or not all(isinstance(label, str) for label in labels):
-        return "labels must name the two output channels"
-    return None
-
-
-def _fields_problem(where: str, value: Any, fields: dict[str, tuple[type, ...]]) -> str | None:
-    if not isinstance(value, dict):
-        return f"{where} is not a JSON object"
-    for field, types in fields.items():
-        if field not in value:
-            return f"{field!r} is missing"
-        # Not isinstance: True is an int to Python, not to a reader of the file.
-        if type(value[field]) not in types:
-            return f"{field!r} is not of the right type"
     return None
 
 

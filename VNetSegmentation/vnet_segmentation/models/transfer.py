@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from vnet_segmentation.atomic import atomic_path, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.models.bundle import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE, check_destination, load_bundle
+from vnet_segmentation.models.bundle import CARD_FILE, DESCRIPTION_FILE, check_destination, load_bundle
+from vnet_segmentation.models.description import WEIGHTS_FILE
 from vnet_segmentation.models.library import list_models
 from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
 
