@@ -309,6 +309,8 @@ def test_a_paused_training_goes_on_in_another_slicer(desktop, ui, cases, models)
 def test_cancel_ends_it_and_leaves_nothing(desktop, ui, cases, models):
     _open(desktop, ui, cases)
     _train(desktop, ui, iterations=5000)
+    # Not what was said of the training before, for as long as it takes.
+    assert ui.trainingStatusLabel.text == "Starting"
     desktop.wait_until(lambda: "left" in ui.trainingStatusLabel.text, timeout_s=120)
     desktop.click(ui.cancelTrainingButton)
     desktop.wait_until(lambda: _is_over(ui), timeout_s=3)
