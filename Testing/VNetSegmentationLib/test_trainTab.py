@@ -189,6 +189,26 @@ def test_a_pair_of_the_scene_is_added(desktop, ui, cases, add_volume, ball):
     assert _cells(ui.trainingCasesTable, 0)[0].startswith("case-")
 
 
+def test_a_pair_that_slicer_cannot_export_is_a_sentence(desktop, ui, cases, add_volume, monkeypatch):
+    import slicer
+
+    volume = add_volume()
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    segmentation.GetSegmentation().AddEmptySegment("gland", "gland")
+    _open(desktop, ui, cases)
+    ui.pairVolumeSelector.setCurrentNode(volume)
+    ui.pairSegmentationSelector.setCurrentNode(segmentation)
+    ui.scenePairCollapsibleButton.collapsed = False
+
+    def fail(*_):
+        raise RuntimeError("Export of segment failed.")
+
+    monkeypatch.setattr(slicer.util, "arrayFromSegmentBinaryLabelmap", fail)
+    desktop.click(ui.addPairButton)
+    assert desktop.dialogs == [("errorDisplay", "The pair could not be added: Export of segment failed.")]
+    assert "Export of segment failed" in ui.trainingCasesStatusLabel.text
+
+
 def test_the_whole_story(desktop, ui, cases, models):
     """Preview, train, watch, compare, segment with the new model, export, delete, import."""
     import slicer
