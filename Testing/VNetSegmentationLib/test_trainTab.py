@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
+from vnet_segmentation.errors import UserError
 from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 GRID = PhantomGrid(size=(80, 80, 20), spacing_mm=(1.2, 1.2, 3.6))
@@ -207,6 +208,18 @@ def test_a_pair_that_slicer_cannot_export_is_a_sentence(desktop, ui, cases, add_
     desktop.click(ui.addPairButton)
     assert desktop.dialogs == [("errorDisplay", "The pair could not be added: Export of segment failed.")]
     assert "Export of segment failed" in ui.trainingCasesStatusLabel.text
+
+
+def test_a_preview_that_cannot_be_read_is_a_sentence_and_can_be_asked_for_again(desktop, ui, cases, monkeypatch):
+    def fail(answer):
+        raise UserError("Cannot read image.npy.")
+
+    monkeypatch.setattr("VNetSegmentationLib.augmentationPreview.read_exchange", fail)
+    _open(desktop, ui, cases)
+    desktop.click(ui.previewAugmentationButton)
+    assert not ui.previewAugmentationButton.enabled
+    desktop.wait_until(lambda: ui.previewAugmentationButton.enabled)
+    assert "Cannot read image.npy" in ui.trainingStatusLabel.text
 
 
 def test_the_whole_story(desktop, ui, cases, models):
