@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from untrained_model import save_untrained_model
 
+from vnet_segmentation.errors import UserError
 from vnet_segmentation.images.phantom import PhantomGrid, make_phantom
 
 GRID = PhantomGrid(size=(80, 80, 20), spacing_mm=(1.2, 1.2, 3.6))
@@ -201,6 +202,38 @@ def test_a_pair_of_the_scene_is_added(desktop, ui, cases, add_volume, ball):
     assert _cells(ui.trainingCasesTable, 0)[0].startswith("case-")
 
 
+def test_a_pair_that_slicer_cannot_export_is_a_sentence(desktop, ui, cases, add_volume, monkeypatch):
+    import slicer
+
+    volume = add_volume()
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    segmentation.GetSegmentation().AddEmptySegment("gland", "gland")
+    _open(desktop, ui, cases)
+    ui.pairVolumeSelector.setCurrentNode(volume)
+    ui.pairSegmentationSelector.setCurrentNode(segmentation)
+    ui.scenePairCollapsibleButton.collapsed = False
+
+    def fail(*_):
+        raise RuntimeError("Export of segment failed.")
+
+    monkeypatch.setattr(slicer.util, "arrayFromSegmentBinaryLabelmap", fail)
+    desktop.click(ui.addPairButton)
+    assert desktop.dialogs == [("errorDisplay", "The pair could not be added: Export of segment failed.")]
+    assert "Export of segment failed" in ui.trainingCasesStatusLabel.text
+
+
+def test_a_preview_that_cannot_be_read_is_a_sentence_and_can_be_asked_for_again(desktop, ui, cases, monkeypatch):
+    def fail(answer):
+        raise UserError("Cannot read image.npy.")
+
+    monkeypatch.setattr("VNetSegmentationLib.augmentationPreview.read_exchange", fail)
+    _open(desktop, ui, cases)
+    desktop.click(ui.previewAugmentationButton)
+    assert not ui.previewAugmentationButton.enabled
+    desktop.wait_until(lambda: ui.previewAugmentationButton.enabled)
+    assert "Cannot read image.npy" in ui.trainingStatusLabel.text
+
+
 def test_the_whole_story(desktop, ui, cases, models):
     """Preview, train, watch, compare, segment with the new model, export, delete, import."""
     import slicer
@@ -321,6 +354,8 @@ def test_a_paused_training_goes_on_in_another_slicer(desktop, ui, cases, models)
 def test_cancel_ends_it_and_leaves_nothing(desktop, ui, cases, models):
     _open(desktop, ui, cases)
     _train(desktop, ui, iterations=5000)
+    # Not what was said of the training before, for as long as it takes.
+    assert ui.trainingStatusLabel.text == "Starting"
     desktop.wait_until(lambda: "left" in ui.trainingStatusLabel.text, timeout_s=120)
     desktop.click(ui.cancelTrainingButton)
     desktop.wait_until(lambda: _is_over(ui), timeout_s=3)

@@ -10,6 +10,7 @@ from typing import Any
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
 
 from desktop import ctk_widgets, mrml_widgets, parameter_nodes, scripted_module
@@ -62,7 +63,9 @@ class Application:
         if slicer.util.mainWindow() is None:
             return None
         return types.SimpleNamespace(
-            sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS), resetThreeDViews=lambda: None
+            sliceViewNames=lambda: tuple(name for name, *_ in _SLICE_VIEWS),
+            mrmlSliceLogics=vtk.vtkCollection,
+            resetThreeDViews=lambda: None,
         )
 
     def userSettings(self) -> Wrapper:

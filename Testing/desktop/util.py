@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtWidgets
 
 from desktop.dialogs import dialogs, show
 from desktop.pythonqt import wrap
@@ -27,32 +27,13 @@ def _try_with_error_display(message: Any = None, show: bool = True, waitCursor: 
         raise
 
 
-def _settings_value(key: str, default: Any, converter: Any = lambda value: value, settings: Any = None) -> Any:
-    value = QtCore.QSettings().value(key)
-    try:
-        return default if value is None else converter(value)
-    except ValueError:
-        return default
-
-
-def _set_slice_viewer_layers(background="keep-current", foreground="keep-current", label="keep-current", **options):
-    for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        for value, put in (
-            (background, node.SetBackgroundVolumeID),
-            (foreground, node.SetForegroundVolumeID),
-            (label, node.SetLabelVolumeID),
-        ):
-            if value != "keep-current":
-                put(value if value is None or isinstance(value, str) else value.GetID())
-
-
 def _load_volume(path: str, properties: Any = None) -> Any:
     """Slicer reads a single file by this storage node, and a DICOM series by any of its slices."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", os.path.basename(path).split(".")[0])
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     slicer.mrmlScene.AddNode(storage)
     storage.SetFileName(path)
-    storage.SetSingleFile(int((properties or {}).get("singleFile", True)))
+    storage.SetSingleFile(int((properties or {}).get("singleFile", False)))
     if not storage.ReadData(node):
         slicer.mrmlScene.RemoveNode(node)
         raise RuntimeError(f"Failed to load node from file: {path}")
@@ -85,8 +66,6 @@ def install() -> None:
     util.tryWithErrorDisplay = _try_with_error_display
     window = wrap(QtWidgets.QMainWindow())
     util.mainWindow = lambda verbose=True: window
-    util.settingsValue = _settings_value
-    util.setSliceViewerLayers = _set_slice_viewer_layers
     util.loadVolume, util.loadSegmentation = _load_volume, _load_segmentation
     util.resetSliceViews = lambda *_: None
     util.modulePath = lambda name: module_paths[name]

@@ -6,6 +6,7 @@ import tempfile
 
 from slicer.i18n import tr as _
 
+from vnet_segmentation.errors import UserError
 from vnet_segmentation.images.volume_exchange import read_exchange
 from VNetSegmentationLib.shownCase import ShownCase
 from VNetSegmentationLib.workerClient import Job
@@ -62,7 +63,11 @@ class AugmentationPreview:
         self.update(self._isTraining)
 
     def _show(self, name: str, answer: dict) -> None:
-        image, mask = read_exchange(answer["image"]), read_exchange(answer["mask"])
+        try:
+            image, mask = read_exchange(answer["image"]), read_exchange(answer["mask"])
+        except UserError as error:
+            self._end(str(error))
+            return
         self._end("")
         self._shown.show(image, mask, _("{name}, sample {number}").format(name=name, number=self._seed))
 

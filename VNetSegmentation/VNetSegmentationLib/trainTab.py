@@ -172,6 +172,7 @@ class TrainTab:
         self._result.clear()
         self._plot.begin(request["name"])
         self._ui.trainingProgressBar.setRange(0, 0)
+        showWrapped(self._ui.trainingStatusLabel, _("Starting"))
         self._job = Job(
             "train",
             request,

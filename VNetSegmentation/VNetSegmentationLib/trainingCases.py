@@ -1,6 +1,7 @@
 """The table of training cases: what is in the folder, what cannot be used and why, and what each case is for."""
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -299,8 +300,16 @@ class TrainingCases:
                 raise UserError(problem)
             case = add_case(self.data, imageFromVolume(volume), segment.read())
         except UserError as error:
-            showWrapped(self._ui.trainingCasesStatusLabel, str(error))
-            tellError(str(error))
+            self._refusePair(str(error))
+            return
+        except Exception as error:
+            # Qt would only put it into the log, and the click would seem to do nothing.
+            logging.exception("The pair could not be added")
+            self._refusePair(_("The pair could not be added: {error}").format(error=error))
             return
         slicer.util.showStatusMessage(_("Added as {name}.").format(name=case.name), 3000)
         self.read()
+
+    def _refusePair(self, sentence: str) -> None:
+        showWrapped(self._ui.trainingCasesStatusLabel, sentence)
+        tellError(sentence)
