@@ -145,6 +145,13 @@ def test_what_is_too_large_for_a_prostate_is_compared_last(segmenter, bright_bal
     assert dice(segmenter.segment(scan).mask, truth) > 0.9
 
 
+def test_what_is_too_large_for_a_prostate_is_warned_of(segmenter, bright_ball, monkeypatch):
+    monkeypatch.setattr(Predictor, "probability", lambda predictor, crop: torch.full_like(crop, 0.9))
+    segmenter.preprocessing = Preprocessing()
+    # 80 x 80 x 72 mm.
+    assert "461 ml is unusual for a prostate: check the mask." in segmenter.segment(bright_ball()[0]).report["warnings"]
+
+
 def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter, bright_ball):
     grid = {"size": (120, 120, 24), "spacing_mm": (2, 2, 3)}
     # (4/3) pi 1.1^3 = 5.6 ml in the field that is seen first, 17.2 ml in another one.
@@ -190,20 +197,24 @@ def test_the_second_look_has_left_and_right_exchanged(segmenter, bright_ball, mo
     np.testing.assert_allclose(probability[10:], (1 + 8 / 63) / 2, atol=1e-3)
 
 
-def test_where_two_looks_agree_by_two_thirds_the_rest_of_the_scan_is_searched(segmenter, bright_ball, monkeypatch):
+def test_the_rest_of_the_scan_is_searched_where_two_looks_disagree_and_the_best_find_is_kept(
+    segmenter, bright_ball, monkeypatch
+):
     looks = []
 
-    def band_of_24_columns_in_the_middle(predictor, crop):
+    def band_in_the_middle(predictor, crop):
         looks.append(crop)
         probability = torch.zeros_like(crop)
-        probability[:, :, 20:44] = 0.9
+        probability[:, :, slice(20, 44) if len(looks) <= 2 else slice(26, 38)] = 0.9
         return probability
 
-    monkeypatch.setattr(Predictor, "probability", band_of_24_columns_in_the_middle)
-    # From 8 mm to the side it is seen 8 mm further on: 16 of its 24 mm are in common.
-    segmenter.segment(bright_ball(size=(100, 33, 24), spacing_mm=(2, 2, 3))[0])
+    monkeypatch.setattr(Predictor, "probability", band_in_the_middle)
+    result = segmenter.segment(bright_ball(size=(100, 33, 24), spacing_mm=(2, 2, 3))[0])
     # The first look and its second one, six in the rest of the scan, and what they found looked at twice.
     assert len(looks) > 2 + 6
+    # From 8 mm to the side a band is seen 8 mm further on. Of the first one's 24 mm, 16 are in common; of the others'
+    # 12 mm, 4.
+    assert result.report["diameters_mm"]["transverse"] == 24
 
 
 def test_a_gland_of_9_cm(segmenter, bright_ball):
@@ -284,12 +295,15 @@ def test_a_gland_cut_by_the_border_of_the_scan_is_warned_of(segmenter, bright_ba
 def test_a_gland_larger_than_the_field_of_the_model_is_warned_of(segmenter, bright_ball, monkeypatch):
     def bar_from_side_to_side(predictor, crop):
         probability = torch.zeros_like(crop)
-        probability[18:30, 25:40, :] = 0.9
+        probability[18:30, 25:40, :] = 0.7
+        probability[18:30, 25:40, 20:44] = 0.9
         return probability
 
     monkeypatch.setattr(Predictor, "probability", bar_from_side_to_side)
     scan, _ = bright_ball(size=(120, 100, 30))
     assert any("that the model sees" in warning for warning in segmenter.segment(scan).report["warnings"])
+    # What is above a higher threshold ends before.
+    assert not any("that the model sees" in warning for warning in segmenter.segment(scan, 0.85).report["warnings"])
 
 
 def test_a_scan_smaller_than_the_field_of_the_model(segmenter, bright_ball):
@@ -325,6 +339,21 @@ def test_a_higher_threshold_gives_a_smaller_mask(segmenter, bright_ball):
     scan = sitk.SmoothingRecursiveGaussian(bright_ball()[0], 3.0)
     volumes = [segmenter.segment(scan, threshold).report["volume_ml"] for threshold in (0.2, 0.5, 0.8)]
     assert volumes[0] > volumes[1] > volumes[2] > 0
+
+
+def test_the_confidence_is_that_of_the_masks_at_the_threshold(segmenter, bright_ball, monkeypatch):
+    looks = []
+
+    def less_sure_the_second_time(predictor, crop):
+        looks.append(crop)
+        return (crop > 1) * (0.95 if len(looks) % 2 else 0.7)
+
+    monkeypatch.setattr(Predictor, "probability", less_sure_the_second_time)
+    at_half, above = (segmenter.segment(bright_ball()[0], threshold).report for threshold in (0.5, 0.8))
+    assert at_half["volume_ml"] == pytest.approx(above["volume_ml"], rel=0.1)
+    # Their mean of 0.825 is above 0.8, and the second look alone is not.
+    assert at_half["confidence"]["value"] > 0.85
+    assert above["confidence"]["value"] == 0
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, math.nan])
