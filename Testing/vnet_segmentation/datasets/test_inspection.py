@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_mask_in_two_parts(case: Case) -> None:
     write(mask, case.mask)
     assert "Case00_segmentation.nii.gz has a second part, of 10% of the largest" in problems(case)[0]
     assert problems(case, for_training=False) == []
+    # A zone that is one label of several may lie in parts.
+    assert problems(replace(case, label=1)) == []
 
 
 def test_several_labels_are_named(case: Case) -> None:

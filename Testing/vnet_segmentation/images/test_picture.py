@@ -134,6 +134,24 @@ def test_slices_run_from_head_to_foot_and_are_numbered_as_in_the_file(tmp_path: 
         assert ["".join("#" if dot else " " for dot in row) for row in label] == digit
 
 
+def test_each_plane_says_which_side_of_the_patient_is_left_and_above(tmp_path: Path) -> None:
+    write_picture(scan_image(), gland_mask(), tmp_path / "picture.png")
+    right = ["## ", "# #", "## ", "# #", "# #"]
+    anterior = [" # ", "# #", "###", "# #", "# #"]
+    superior = [" ##", "#  ", " # ", "  #", "## "]
+    half, shown = CELL_PIXELS // 2, cells(tmp_path / "picture.png")
+    for cell, left, above in (
+        (shown[0], right, anterior),
+        (shown[-2], anterior, superior),
+        (shown[-1], right, superior),
+    ):
+        for label, expected in (
+            (cell[half + 4 : half + 19 : 3, 10:19:3, 0], left),
+            (cell[10:25:3, half + 4 : half + 13 : 3, 0], above),
+        ):
+            assert ["".join("#" if dot else " " for dot in row) for row in label] == expected
+
+
 @pytest.mark.parametrize("flips", [(False, False, False), (True, False, True)])
 @pytest.mark.parametrize("axes", list(permutations(range(3))))
 def test_other_axis_orders_give_the_same_picture(

@@ -20,6 +20,8 @@ def test_agreement_is_the_dice_of_the_two_masks():
 def test_nothing_found_is_no_confidence():
     assert confidence(torch.zeros(3), torch.zeros(3), 0.5) == 0
     assert confidence_report(0.0) == {"value": 0.0, "level": "low"}
+    # Nor are two finds that have nothing in common, however sharp each is.
+    assert confidence(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5) == 0
 
 
 def test_expected_dice_is_that_of_masks_drawn_from_the_probability():

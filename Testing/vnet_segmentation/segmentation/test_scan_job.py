@@ -26,7 +26,7 @@ def test_all_outputs_of_one_scan(segmenter, scans, tmp_path):
     assert all(path.stat().st_size > 100 for path in outputs.all)
     written = json.loads(outputs.report.read_text("utf-8"))
     assert written["scan"] == str(scans / "a.nii.gz")
-    assert written["size"] == [80, 80, 24]
+    assert (written["size"], written["spacing_mm"]) == ([80, 80, 24], [1.0, 1.0, 3.0])
     assert written["volume_ml"] == report["volume_ml"]
     assert {"read", "prepare", "network", "mask"} <= set(written["seconds"])
 

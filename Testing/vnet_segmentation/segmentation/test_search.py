@@ -61,14 +61,21 @@ def test_what_is_too_large_for_a_prostate_is_compared_last(segmenter, bright_bal
     sees_bright = Predictor.probability
 
     def answers_to_noise(predictor, crop):
-        seen = sees_bright(predictor, crop)
-        return seen if (seen > 0.5).sum() > 5000 else half_of_the_field(crop)
+        # The ball is far brighter than any noise.
+        return sees_bright(predictor, crop) if (crop > 4).sum() > 5000 else half_of_the_field(crop)
 
     monkeypatch.setattr(Predictor, "probability", answers_to_noise)
     # 128 x 128 x 96 mm, of which a half are 786 ml.
     segmenter.preprocessing = Preprocessing()
     scan, truth = bright_ball((-150, 150, 0), 20, size=(120, 120, 30), spacing_mm=(4, 4, 4))
     assert dice(segmenter.segment(scan).mask, truth) > 0.9
+
+
+def test_what_is_too_large_for_a_prostate_is_warned_of(segmenter, bright_ball, monkeypatch):
+    monkeypatch.setattr(Predictor, "probability", lambda predictor, crop: torch.full_like(crop, 0.9))
+    segmenter.preprocessing = Preprocessing()
+    # 80 x 80 x 72 mm.
+    assert "461 ml is unusual for a prostate: check the mask." in segmenter.segment(bright_ball()[0]).report["warnings"]
 
 
 def test_a_speck_near_the_centre_is_not_taken_for_the_gland_elsewhere(segmenter, bright_ball):
@@ -116,20 +123,24 @@ def test_the_second_look_has_left_and_right_exchanged(segmenter, bright_ball, mo
     np.testing.assert_allclose(probability[10:], (1 + 8 / 63) / 2, atol=1e-3)
 
 
-def test_where_two_looks_agree_by_two_thirds_the_rest_of_the_scan_is_searched(segmenter, bright_ball, monkeypatch):
+def test_the_rest_of_the_scan_is_searched_where_two_looks_disagree_and_the_best_find_is_kept(
+    segmenter, bright_ball, monkeypatch
+):
     looks = []
 
-    def band_of_24_columns_in_the_middle(predictor, crop):
+    def band_in_the_middle(predictor, crop):
         looks.append(crop)
         probability = torch.zeros_like(crop)
-        probability[:, :, 20:44] = 0.9
+        probability[:, :, slice(20, 44) if len(looks) <= 2 else slice(26, 38)] = 0.9
         return probability
 
-    monkeypatch.setattr(Predictor, "probability", band_of_24_columns_in_the_middle)
-    # From 8 mm to the side it is seen 8 mm further on: 16 of its 24 mm are in common.
-    segmenter.segment(bright_ball(size=(100, 33, 24), spacing_mm=(2, 2, 3))[0])
+    monkeypatch.setattr(Predictor, "probability", band_in_the_middle)
+    result = segmenter.segment(bright_ball(size=(100, 33, 24), spacing_mm=(2, 2, 3))[0])
     # The first look and its second one, six in the rest of the scan, and what they found looked at twice.
     assert len(looks) > 2 + 6
+    # From 8 mm to the side a band is seen 8 mm further on. Of the first one's 24 mm, 16 are in common; of the others'
+    # 12 mm, 4.
+    assert result.report["diameters_mm"]["transverse"] == 24
 
 
 def test_a_gland_of_9_cm(segmenter, bright_ball):

@@ -128,12 +128,15 @@ def test_a_gland_cut_by_the_border_of_the_scan_is_warned_of(segmenter, bright_ba
 def test_a_gland_larger_than_the_field_of_the_model_is_warned_of(segmenter, bright_ball, monkeypatch):
     def bar_from_side_to_side(predictor, crop):
         probability = torch.zeros_like(crop)
-        probability[18:30, 25:40, :] = 0.9
+        probability[18:30, 25:40, :] = 0.7
+        probability[18:30, 25:40, 20:44] = 0.9
         return probability
 
     monkeypatch.setattr(Predictor, "probability", bar_from_side_to_side)
     scan, _ = bright_ball(size=(120, 100, 30))
     assert any("that the model sees" in warning for warning in segmenter.segment(scan).report["warnings"])
+    # What is above a higher threshold ends before.
+    assert not any("that the model sees" in warning for warning in segmenter.segment(scan, 0.85).report["warnings"])
 
 
 def test_a_scan_smaller_than_the_field_of_the_model(segmenter, bright_ball):
@@ -169,6 +172,21 @@ def test_a_higher_threshold_gives_a_smaller_mask(segmenter, bright_ball):
     scan = sitk.SmoothingRecursiveGaussian(bright_ball()[0], 3.0)
     volumes = [segmenter.segment(scan, threshold).report["volume_ml"] for threshold in (0.2, 0.5, 0.8)]
     assert volumes[0] > volumes[1] > volumes[2] > 0
+
+
+def test_the_confidence_is_that_of_the_masks_at_the_threshold(segmenter, bright_ball, monkeypatch):
+    looks = []
+
+    def less_sure_the_second_time(predictor, crop):
+        looks.append(crop)
+        return (crop > 1) * (0.95 if len(looks) % 2 else 0.7)
+
+    monkeypatch.setattr(Predictor, "probability", less_sure_the_second_time)
+    at_half, above = (segmenter.segment(bright_ball()[0], threshold).report for threshold in (0.5, 0.8))
+    assert at_half["volume_ml"] == pytest.approx(above["volume_ml"], rel=0.1)
+    # Their mean of 0.825 is above 0.8, and the second look alone is not.
+    assert at_half["confidence"]["value"] > 0.85
+    assert above["confidence"]["value"] == 0
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, math.nan])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training.appearance import AppearanceSettings
-from vnet_segmentation.training.augmentation import Sample, draw_sample, make_sample
+from vnet_segmentation.training.appearance import AppearanceSettings, sample_appearance
+from vnet_segmentation.training.augmentation import Sample, draw_sample, make_sample, middle_sample
 from vnet_segmentation.training.cache import TrainingCase
-from vnet_segmentation.training.deformation import DeformationSettings
+from vnet_segmentation.training.deformation import Deformation, DeformationSettings
 from vnet_segmentation.training.recipe import load_recipe
 
 CPU = torch.device("cpu")
@@ -34,10 +35,21 @@ def make_case(name: str = "case", brightness: float = 100.0) -> TrainingCase:
 CASE = make_case()
 
 
+def noise_case(power: float = 1.0) -> TrainingCase:
+    """From 0 to 1, without a gland, on the same grid."""
+    noise = torch.rand(20, 36, 40, generator=torch.Generator().manual_seed(0))
+    return TrainingCase.from_arrays("noise", noise**power, torch.zeros_like(noise, dtype=torch.uint8))
+
+
 def drawn(n_samples: int = 50, cases: list[TrainingCase] | None = None, **changes: object) -> list[Sample]:
     generator = torch.Generator().manual_seed(0)
     recipe = replace(PLAIN, **changes)  # type: ignore[arg-type]
     return [draw_sample(recipe, cases or [CASE], [], generator) for _ in range(n_samples)]
+
+
+def sample_of(sample: Sample) -> Tensor:
+    """Its image."""
+    return make_sample(sample, (16, 32, 32), PLAIN.preprocessing, CPU)[0]
 
 
 def centres(**changes: object) -> Tensor:
@@ -86,6 +98,47 @@ def test_grey_levels_become_those_of_another_case() -> None:
         for sample in drawn(50, cases, appearance=matching)
     }
     assert pairs == {(one, other) for one in ("dark", "bright") for other in ("dark", "bright")}
+
+
+def test_a_sample_has_the_grey_levels_that_it_was_given() -> None:
+    # The same noise, once with as many bright voxels as dark ones, once mostly dark.
+    plain, dark = noise_case(), noise_case(power=3)
+    middle = middle_sample(plain).centre_voxels
+    expected = sample_of(Sample(dark, middle))
+    torch.testing.assert_close(
+        sample_of(Sample(plain, middle, matched_quantiles=dark.quantiles)), expected, atol=0.05, rtol=0
+    )
+    # So does a power, of values from 0 to 1.
+    never = sample_appearance(AppearanceSettings(0.0), torch.Generator())
+    torch.testing.assert_close(
+        sample_of(Sample(plain, middle, appearance=replace(never, gamma=3.0))), expected, atol=0.02, rtol=0
+    )
+    assert (sample_of(Sample(plain, middle)) - expected).abs().max() > 0.5
+
+
+def test_beyond_the_scan_a_sample_is_of_medium_grey_and_no_gland() -> None:
+    # Half a voxel into the scan: of 16, 32 and 32 voxels the last 9, 17 and 17 are within it.
+    case = replace(noise_case(), coverage=torch.full((20, 36, 40), 255, dtype=torch.uint8))
+    image, share = make_sample(Sample(case, torch.full((3,), 0.5)), (16, 32, 32), PLAIN.preprocessing, CPU)
+    within = share > 0.5
+    assert within[7:, 15:, 15:].all()
+    assert within.sum() == 9 * 17 * 17
+    assert not image[~within].any()
+    assert image[within].std().item() == pytest.approx(1, abs=1e-3)
+    # Nor does it count where grey levels are raised to a power, from the darkest to the brightest of the scan.
+    changed = replace(sample_appearance(AppearanceSettings(0.0), torch.Generator()), gamma=3.0)
+    images = [
+        sample_of(Sample(replace(case, image=case.image + offset), torch.full((3,), 0.5), appearance=changed))
+        for offset in (0.0, 5.0)
+    ]
+    torch.testing.assert_close(*images, atol=1e-3, rtol=0)
+
+
+def test_a_sample_is_bent_as_it_was_drawn() -> None:
+    case = noise_case()
+    flip = Deformation(torch.zeros(3, 5, 5, 5), torch.diag(torch.tensor([-1.0, 1.0, 1.0])))
+    plain = middle_sample(case)
+    torch.testing.assert_close(sample_of(replace(plain, deformation=flip)), sample_of(plain).flip(2), atol=0.02, rtol=0)
 
 
 def test_phantoms_take_their_grey_levels_from_real_cases() -> None:
