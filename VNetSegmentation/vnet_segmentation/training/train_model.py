@@ -180,6 +180,8 @@ def _train_model(
         say(f"Run {number + 1} of {plan.n_runs}, without {_counted(len(fold.validation))} that will judge it")
         after += _judge_fold(job, number, plan.n_runs, fold, prepared, synthetic)
     if plan.folds:
+        # In the order of the folds nobody would find a case in the tables.
+        before, after = (sorted(rows, key=lambda row: row.case) for rows in (before, after))
         say(f"Run {plan.n_runs} of {plan.n_runs}, with all cases: its model is the one that is kept")
     elif not plan.final.validation:
         say("No case is set apart: this training cannot tell how good its model is")
