@@ -31,7 +31,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vnet_segmentation import __version__
-from vnet_segmentation.atomic import cannot_write, remove_leftovers, temporary_beside
+from vnet_segmentation.atomic import cannot_write, patiently, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.card import model_card
@@ -351,12 +351,12 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
                     os.fsync(file.fileno())
             # A folder that is not empty cannot be renamed over: the former bundle steps aside.
             if folder.exists():
-                os.rename(folder, old)
+                patiently(os.rename, folder, old)
             try:
-                os.rename(new, folder)
+                patiently(os.rename, new, folder)
             except OSError:
                 if old.exists():
-                    os.rename(old, folder)
+                    patiently(os.rename, old, folder)
                 raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
