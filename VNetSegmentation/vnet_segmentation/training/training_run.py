@@ -53,8 +53,8 @@ class Progress:
 class TrainingRun:
     """A network that learns from cases, one iteration at a time, and can be stored and resumed between any two.
 
-    Everything random comes from one generator whose state is stored too: on the same CPU, with as many threads, the same
-    seed gives the same run, and a resumed run is, bit for bit, the one that would have been. A GPU adds up gradients in
+    Everything random comes from one generator whose state is stored too: on the same CPU, with as many threads, a seed
+    gives the same run, and a resumed run is, bit for bit, the one that would have been. A GPU adds up gradients in
     another order each time, and with a limit in minutes the learning rate follows the clock: such runs differ.
 
     Where memory runs out in an iteration, a run goes on with less, also after it was resumed: activations that are
