@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vnet_segmentation.paths import check_name
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}-.+(?<!-before)")
 """Not the bundle that steps aside while a new one comes, see `bundle`."""
 _PAUSES_S = (0.05, 0.2, 0.8)
-"""On Windows a virus scanner may have a file open for so long, and no file can be replaced then."""
+"""On Windows a virus scanner may have a file open for so long, and nothing is moved or replaced then."""
 
 LEFTOVER_AGE_S = 600.0
 """What has such a name and was not touched for so long belongs to a process that was killed."""
@@ -72,20 +72,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             # A power cut after the rename must not leave an empty file under the final name.
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
-            _replace(temporary, path)
+            patiently(os.replace, temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def patiently(move: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Moves a file or a folder, by `os.replace` or `os.rename`, also where somebody has it open for a moment."""
     for pause_s in _PAUSES_S:
         with suppress(PermissionError):
-            os.replace(temporary, path)
+            move(source, target)
             return
         time.sleep(pause_s)
-    os.replace(temporary, path)
+    move(source, target)
 
 
 def check_writable(path: Path) -> None:

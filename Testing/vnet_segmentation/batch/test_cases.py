@@ -99,3 +99,7 @@ def test_a_folder_of_dicom_slices_may_be_the_scan_itself(segmenter, tmp_path, mo
     monkeypatch.chdir(folder)
     for path in (folder, Path()):
         assert masks([path], tmp_path / "masks") == {"patient 1": "patient 1_prostate.nii.gz"}
+    # Its mask lies in it, by the same name wherever the command is given.
+    for place in (folder, tmp_path):
+        monkeypatch.chdir(place)
+        assert masks([folder], folder) == {"patient 1": "patient 1_prostate.nii.gz"}

@@ -139,6 +139,20 @@ def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, t
     )
 
 
+def test_a_mask_of_another_model_is_said_to_be(segmenter, scans, tmp_path):
+    output, scan = tmp_path / "masks", scans / "a.nii.gz"
+    run_batch(segmenter, [scan], output, BatchOptions())
+    segmenter.description["weights"]["sha256"] = "0" * 64
+    (row,) = run_batch(segmenter, [scan], output, BatchOptions())
+    assert (row.status, row.message.partition(" Choose")[0]) == (
+        "skipped",
+        "Had a mask already. It was made by another model, tiny.",
+    )
+    run_batch(segmenter, [scan], output, BatchOptions(overwrite=True))
+    (row,) = run_batch(segmenter, [scan], output, BatchOptions())
+    assert row.message == "Had a mask already."
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
 def test_a_name_that_is_not_unicode_is_a_row_of_both_tables(segmenter, scans, tmp_path, table):
     output, scan = tmp_path / "masks", scans / "sch\udcf6n.nii.gz"

@@ -227,6 +227,23 @@ def test_a_failed_replacement_leaves_the_former_bundle(bundle: Path, monkeypatch
     assert [folder.name for folder in bundle.parent.iterdir()] == ["tiny"]
 
 
+def test_a_folder_that_somebody_looks_into_for_a_moment_is_replaced(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, pauses = os.rename, []
+
+    def refuse_once(source: Path, target: Path) -> None:
+        if len(pauses) < 1:
+            raise PermissionError(13, "Access is denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_once)
+    monkeypatch.setattr("vnet_segmentation.atomic.time.sleep", pauses.append)
+    save_bundle(bundle, tiny_network(), DESCRIPTION | {"title": "Another"}, quantise=False, overwrite=True)
+    assert read_description(bundle)["title"] == "Another"
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="Cannot write") as raised:

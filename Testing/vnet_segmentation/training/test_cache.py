@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -382,6 +383,16 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, load: Loader, damage: Cal
     load(case)
     assert load.prepared == []
     assert list(load.folder.iterdir()) == [entry]
+
+
+def test_half_an_entry_of_a_killed_process_is_removed_when_it_is_old(tmp_path: Path, load: Loader) -> None:
+    load.folder.mkdir()
+    old, new = (load.folder / f".0123456789a{digit}-Case00.npz" for digit in "bc")
+    for half in (old, new):
+        half.write_text("half")
+    os.utime(old, (0, 0))
+    load(write_case(tmp_path / "data"))
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_fault_of_a_scan_names_the_case(tmp_path: Path, load: Loader) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -73,7 +74,11 @@ def test_what_is_done_is_not_done_again(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(crossvalidation, "train_model", fail)
     monkeypatch.setattr(crossvalidation, "segment_file", fail)
+    half = output / "masks" / ".0123456789ab-Case0_prostate.nii.gz"
+    half.write_text("of a process that was killed")
+    os.utime(half, (0, 0))
     assert cross_validate(data, output, 2, QUICK, CPU) == rows
+    assert not half.exists()
 
 
 def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):

@@ -159,6 +159,24 @@ def test_half_a_checkpoint_of_a_killed_run_is_removed(data: Path, model: Path, t
     assert not half.exists()
 
 
+def test_a_measured_model_that_cannot_be_removed_costs_no_training(
+    data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_elsewhere(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "The process cannot access the file")
+        (folder / "model.json").unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_model.shutil, "rmtree", open_elsewhere)
+        assert train(data, model).after
+    left = state_folder(model) / "candidate"
+    assert [path.name for path in left.iterdir() if path.name == "model.json"] == []
+    # Nor does half of it the next time.
+    assert train(data, model, resume=True).after
+    assert not left.exists()
+
+
 def test_a_model_that_has_learned_segments_new_scans(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,9 @@ def _names(inputs: Sequence[Path], scans: Sequence[Path], output_folder: Path) -
         raise UserError("The inputs are on different drives. Run a batch for each drive.", ExitCode.USAGE) from error
     # A folder of DICOM slices may be an input itself.
     root = common.parent if common in scans else common
-    return [scan.relative_to(output_folder if scan in inside else root) for scan in scans]
+    below = [scan.relative_to(output_folder if scan in inside else root) for scan in scans]
+    # A DICOM folder that is the output folder itself, or a whole drive, has no name below it.
+    return [name if name.name else Path(scan.name or "scan") for name, scan in zip(below, scans, strict=True)]
 
 
 def _mask_bases(names: Sequence[Path]) -> list[Path]:

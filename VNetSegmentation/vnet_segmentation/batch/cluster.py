@@ -78,10 +78,10 @@ def run_batch_on_cluster(
     """
     # Before anything is sent: a slip in a name is answered at once.
     folder = find_model(choice.model)
-    read_description(folder)
+    model = read_description(folder)["weights"]["sha256"]
     if choice.model and folder == Path(choice.model):
         choice = ModelChoice(os.path.abspath(folder), choice.device, choice.precision)
-    run = BatchRun(inputs, output_folder, options, report)
+    run = BatchRun(inputs, output_folder, options, model, report)
     with _connect(address) as client:
         for case in _segment_all(client, choice, run.begin(), run, progress):
             # Once more, alone: it may have died of its neighbour on a worker.

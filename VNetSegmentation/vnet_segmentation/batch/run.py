@@ -50,7 +50,7 @@ def run_batch(
     Raises:
         UserError: there are no scans, or the tables cannot be written.
     """
-    run = BatchRun(inputs, output_folder, options, report)
+    run = BatchRun(inputs, output_folder, options, segmenter.description["weights"]["sha256"], report)
     cases = run.begin()
     reader, writer = ThreadPoolExecutor(1, "batch-reader"), ThreadPoolExecutor(1, "batch-writer")
     writing: Future[BatchRow] | None = None
@@ -96,17 +96,18 @@ class BatchRun:
 
     Args:
         inputs, output_folder, options, report: see `run_batch`.
+        model: SHA-256 of the weights that segment.
 
     Raises:
         UserError: there are no scans.
     """
 
     def __init__(
-        self, inputs: Sequence[Path], output_folder: Path, options: BatchOptions, report: ReportCallback
+        self, inputs: Sequence[Path], output_folder: Path, options: BatchOptions, model: str, report: ReportCallback
     ) -> None:
         self._cases = find_cases(inputs, output_folder, options)
         self._tables = BatchTables(output_folder, self._cases)
-        self._report = report
+        self._model, self._report = model, report
         self._told = 0
 
     @property
@@ -123,7 +124,7 @@ class BatchRun:
         """Writes and tells what an earlier run has settled, and returns the rest."""
         for folder in {case.outputs.mask.parent for case in self._cases}:
             remove_leftovers(folder)
-        settled = {case.scan: row for case in self._cases if (row := earlier_row(case))}
+        settled = {case.scan: row for case in self._cases if (row := earlier_row(case, self._model))}
         self.settle(list(settled.values()))
         return [case for case in self._cases if case.scan not in settled]
 

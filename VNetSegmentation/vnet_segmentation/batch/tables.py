@@ -252,6 +252,7 @@ def is_report(report: Any) -> bool:
             "scan": str(),
             "volume_ml": int() | float(),
             "threshold": int() | float(),
+            "model": {"name": str(), "sha256": str()},
             "confidence": {"value": int() | float(), "level": str()},
             "seconds": dict() as seconds,
             "warnings": list() as warnings,

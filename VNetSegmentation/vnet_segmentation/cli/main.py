@@ -210,7 +210,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-histogram-matching", action="store_true", help="keep each scan's own grey levels")
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed gives the same run, on the CPU (default: %(default)s)"
+        "--seed", type=int, default=0, help="the same seed gives the same run, on the same CPU (default: %(default)s)"
     )
     parser.add_argument(
         "--name-cases", action="store_true", help="write the cases' names into the model (they may be patients' names)"

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vnet_segmentation import __version__
-from vnet_segmentation.atomic import cannot_write, remove_leftovers, temporary_beside
+from vnet_segmentation.atomic import cannot_write, patiently, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.card import model_card
 from vnet_segmentation.models.description import FIELDS, FORMAT_VERSION, WEIGHTS_FILE, description_problem
@@ -218,12 +218,12 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
                     os.fsync(file.fileno())
             # A folder that is not empty cannot be renamed over: the former bundle steps aside.
             if folder.exists():
-                os.rename(folder, old)
+                patiently(os.rename, folder, old)
             try:
-                os.rename(new, folder)
+                patiently(os.rename, new, folder)
             except OSError:
                 if old.exists():
-                    os.rename(old, folder)
+                    patiently(os.rename, old, folder)
                 raise
         finally:
             shutil.rmtree(new, ignore_errors=True)

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from vnet_segmentation.atomic import atomic_path, remove_leftovers, temporary_beside
+from vnet_segmentation.atomic import atomic_path, patiently, remove_leftovers, temporary_beside
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.bundle import CARD_FILE, DESCRIPTION_FILE, check_destination, load_bundle
 from vnet_segmentation.models.description import WEIGHTS_FILE
@@ -85,7 +85,7 @@ def import_model(file: Path) -> Path:
             )
         # A folder that is no model may have the name, too.
         check_destination(library / name, name)
-        os.rename(unpacked, library / name)
+        patiently(os.rename, unpacked, library / name)
         return library / name
     except FileNotFoundError as error:
         raise UserError(f"There is no file {file}. Choose the file of a model.") from error
@@ -116,7 +116,7 @@ def delete_model(name: str) -> None:
         hidden = temporary_beside(folder)
         try:
             if folder.exists():
-                os.rename(folder, hidden)
+                patiently(os.rename, folder, hidden)
         except OSError as error:
             raise UserError(
                 f"Cannot delete {folder}: {error.strerror or error}. Close what uses it and try again.",

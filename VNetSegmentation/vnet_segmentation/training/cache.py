@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vnet_segmentation.arrays import to_array, to_tensor
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.images.mask_files import read_mask
@@ -144,6 +144,7 @@ def load_cases(
     Raises:
         UserError: a scan or mask cannot be used, or the cache cannot be written.
     """
+    remove_leftovers(cache_folder)
     return [_load_case(case, preprocessing, cache_folder, report) for case in cases]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vnet_segmentation.atomic import atomic_path
+from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.datasets.dataset import Case, find_cases
 from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device
@@ -76,6 +76,8 @@ def cross_validate(
     say(f"Checking {len(cases)} cases")
     voxel_hashes = refuse_problems(cases)
     digests = claim_folds(output, parts, options)
+    for folder in (output, output / _MASKS_NAME):
+        remove_leftovers(folder)
     for number, unseen in enumerate(parts, start=1):
         if only and number not in only:
             continue

@@ -333,10 +333,12 @@ def _read_fold(results: Path) -> tuple[Any, list[Row]] | None:
 def _judge(job: _Job, run: TrainingRun, split: Split, name: str) -> list[Row]:
     """A run's model on the validation cases, by way of a bundle: as it would be used, 8-bit weights and all."""
     model = job.state_folder / name
+    # Of what was interrupted here, or could not be removed because somebody had it open, on Windows.
+    shutil.rmtree(model, ignore_errors=True)
     description = describe_model(name, run, split, job.options, job.base_description, job.voxel_hashes)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     rows = _evaluate(job, model, split.validation)
-    shutil.rmtree(model)
+    shutil.rmtree(model, ignore_errors=True)
     return rows
 
 

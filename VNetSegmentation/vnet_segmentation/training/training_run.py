@@ -43,8 +43,8 @@ class Progress:
 class TrainingRun:
     """The iterations of a learner, which can be stored and resumed between any two.
 
-    On the CPU a resumed run is, bit for bit, the one that would have been, also in what memory it takes. With a limit
-    in minutes the learning rate follows the clock: such runs differ.
+    On the same CPU, with as many threads, a resumed run is, bit for bit, the one that would have been, also in what
+    memory it takes. With a limit in minutes the learning rate follows the clock: such runs differ.
 
     A validation, which needs the whole field, has a ladder of its own where memory runs out (`inference.ladder`).
 
