@@ -116,7 +116,7 @@ def test_masks_with_several_labels_ask_which_one(desktop, ui, cases):
     zones.CopyInformation(mask)
     sitk.WriteImage(zones, str(file))
     _open(desktop, ui, cases)
-    assert "Choose the one that is the prostate" in _cells(ui.trainingCasesTable, 4)[0]
+    assert "Choose the label of the prostate" in _cells(ui.trainingCasesTable, 4)[0]
     choose(ui.prostateLabelComboBox, "All labels")
     desktop.wait_until(lambda: ui.readCasesButton.enabled)
     assert _cells(ui.trainingCasesTable, 1)[0] == "train"

@@ -1,4 +1,4 @@
-"""How far a training comes in the user's time: all its runs count."""
+"""How far this computer comes in the time that the user gives, as a sentence."""
 
 from __future__ import annotations
 
@@ -7,35 +7,81 @@ from types import SimpleNamespace
 import pytest
 
 
+class Client:
+    """Keeps what was submitted."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def submit(self, job):
+        self.jobs.append(job)
+
+
 @pytest.fixture
 def estimate(desktop):
-    """Function that says what follows from an iteration of half a second, and 100 of them in a run."""
-    ui = desktop.open_module(enter=False).ui
+    """Makes an estimate for 12 usable cases; gives it, its client and the panel's widgets."""
     from VNetSegmentationLib.trainingEstimate import TrainingEstimate
 
-    def show(nRuns: int, minutes: int, iterations: int = 0) -> str:
-        plan = SimpleNamespace(n_runs=nRuns, judged=["a"])
-        cases = SimpleNamespace(problem=lambda: None, plan=lambda hasBase: plan, chosenValidation=None, used=["a", "b"])
+    def make(n_runs: int = 1, n_judges: int = 3):
+        ui, client = desktop.open_module(enter=False).ui, Client()
+        cases = SimpleNamespace(
+            problem=lambda: None,
+            plan=lambda hasBase: SimpleNamespace(n_runs=n_runs, judged=["case"] * n_judges),
+            chosenValidation=None,
+            used=["case"] * 12,
+        )
         worker = SimpleNamespace(isInstalling=False, choice=SimpleNamespace(device="cpu"))
-        jobs = SimpleNamespace(submit=lambda job: job.onResult({"iteration_s": 0.5, "iterations": 100}))
-        ui.trainingMinutesSpinBox.value, ui.trainingIterationsSpinBox.value = minutes, iterations
-        TrainingEstimate(ui, jobs, worker, cases, lambda: {"base": "tiny"}).update(False)
-        return ui.trainingEstimateLabel.text
+        made = TrainingEstimate(ui, client, worker, cases, lambda: {"base": ""})
+        ui.trainingMinutesSpinBox.value, ui.trainingIterationsSpinBox.value = 30, 0
+        return made, client, ui
 
-    return show
-
-
-def test_what_there_is_time_for_takes_as_long_as_all_runs(estimate):
-    # 4 x 100 x 0.5 s = 200 s.
-    assert "4 x 100 iterations take about 3 min here (0.50 s each)" in estimate(4, minutes=10)
-    # 240 iterations, which the user asked for, are 480 s.
-    assert "4 x 240 iterations take about 8 min here" in estimate(4, minutes=10, iterations=240)
-    assert "Each case is judged" in estimate(4, minutes=10)
-    assert "1 of 2 cases only judge" in estimate(1, minutes=10)
+    return make
 
 
-def test_too_short_a_time_is_shared_by_all_runs(estimate):
-    # A minute has 120 iterations of half a second, 30 for each run.
-    text = estimate(4, minutes=1)
-    assert "1 min are enough for 4 x 30 iterations here" in text
-    assert "all would take 3 min" in text
+def measured(client) -> None:
+    client.jobs[-1].onResult({"iteration_s": 2.0, "iterations": 600})
+
+
+def test_enough_time_and_too_little(estimate):
+    made, client, ui = estimate()
+    made.update(False)
+    assert "Measuring" in ui.trainingEstimateLabel.text
+    measured(client)
+    # 600 x 2 s are 20 min.
+    assert "1 x 600 iterations take about 20 min here (2.00 s each)." in ui.trainingEstimateLabel.text
+    assert "3 of 12 cases only judge the model." in ui.trainingEstimateLabel.text
+    ui.trainingMinutesSpinBox.value = 10
+    assert "10 min are enough for 1 x 300 iterations here" in ui.trainingEstimateLabel.text
+    assert "all would take 20 min." in ui.trainingEstimateLabel.text
+    ui.trainingIterationsSpinBox.value = 60
+    assert "1 x 60 iterations take about 2 min" in ui.trainingEstimateLabel.text
+
+
+def test_the_runs_of_a_cross_validation_share_the_time(estimate):
+    made, client, ui = estimate(n_runs=4)
+    made.update(False)
+    measured(client)
+    # 4 x 20 min, of which 30 min are 225 iterations each.
+    assert "30 min are enough for 4 x 225 iterations" in ui.trainingEstimateLabel.text
+    assert "Each case is judged by a model that has not learned from it." in ui.trainingEstimateLabel.text
+
+
+def test_it_is_measured_once_and_not_while_a_model_is_trained(estimate):
+    made, client, _ = estimate()
+    made.update(True)
+    assert client.jobs == []
+    made.update(False)
+    made.update(False)
+    measured(client)
+    made.update(False)
+    assert len(client.jobs) == 1
+
+
+def test_what_cannot_be_measured_is_no_sentence(estimate):
+    made, client, ui = estimate()
+    made.update(False)
+    client.jobs[0].onError("The model is damaged.", 5)
+    assert ui.trainingEstimateLabel.text == ""
+    # Tried again when something changes.
+    made.update(False)
+    assert len(client.jobs) == 2

@@ -11,7 +11,7 @@ import slicer
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import write_scan
-from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine
+from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine, scriptParser
 from VNetSegmentationLib.maskName import fileName
 from VNetSegmentationLib.volumeNodes import imageFromVolume, scanVolumes, volumeProblem
 
@@ -51,13 +51,8 @@ def runHeadlessBatch(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # No --help, which Slicer keeps for itself, as it does --version, --verbose and --testing.
-    parser = argparse.ArgumentParser(
-        prog="Slicer --no-splash --no-main-window --python-script segment_batch.py",
-        description="Segments the prostate in T2-weighted MR scans. Run it again to go on where it stopped.",
-        add_help=False,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
+    parser = scriptParser(
+        "segment_batch.py", "Segments the prostate in T2-weighted MR scans. Run it again to go on where it stopped."
     )
     parser.add_argument(
         "--input",

@@ -1,5 +1,6 @@
 """The engine's command line in a process of PythonSlicer, from a Slicer without a window."""
 
+import argparse
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -8,6 +9,18 @@ import slicer
 
 from vnet_segmentation.errors import ExitCode, UserError
 from VNetSegmentationLib.dependencies import REQUIREMENTS, RUN_MODULE, installationAdvice, missingPackages
+
+
+def scriptParser(script: str, description: str) -> argparse.ArgumentParser:
+    """A parser for the options that follow a script's name; what was not given is not among them."""
+    # No --help, which Slicer keeps for itself, as it does --version, --verbose and --testing.
+    return argparse.ArgumentParser(
+        prog=f"Slicer --no-splash --no-main-window --python-script {script}",
+        description=description,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
 
 
 def checkPackages() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from vnet_segmentation.errors import ExitCode, UserError
-from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine
+from VNetSegmentationLib.headlessEngine import checkPackages, optionArguments, runEngine, scriptParser
 
 
 def runHeadlessTraining(arguments: Sequence[str]) -> int:
@@ -34,15 +34,8 @@ def runHeadlessTraining(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # No --help, which Slicer keeps for itself, as it does --version, --verbose and --testing; and no --title, which Qt
-    # takes on Linux, as it does --icon, --geometry, --style, --platform, --session and --display.
-    parser = argparse.ArgumentParser(
-        prog="Slicer --no-splash --no-main-window --python-script train.py",
-        description="Trains a model on your own cases. With --resume it goes on where it stopped.",
-        add_help=False,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
+    # No --title, which Qt takes on Linux, as it does --icon, --geometry, --style, --platform, --session and --display.
+    parser = scriptParser("train.py", "Trains a model on your own cases. With --resume it goes on where it stopped.")
     parser.add_argument("--data", required=True, metavar="DIR", help="PROMISE12 or nnU-Net folder, or a CSV manifest")
     parser.add_argument("--output", required=True, metavar="MODEL", help="folder of the new model")
     start = parser.add_mutually_exclusive_group()

@@ -347,7 +347,7 @@ def test_an_interrupted_evaluation_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_model, "evaluate_cases", interrupt)
+        patch.setattr("vnet_segmentation.training.job.evaluate_cases", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(data, model)
     # A model that nobody has measured is none.

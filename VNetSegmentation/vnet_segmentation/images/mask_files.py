@@ -120,7 +120,7 @@ def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Im
     if label:
         return image == label
     if labels.size > 1 and label is None:
-        raise UserError(f"{name} has {labels.size} labels ({named}). Choose the one that is the prostate.")
+        raise UserError(f"{name} has {labels.size} labels ({named}). Choose the label of the prostate.")
     return image != 0
 
 

@@ -26,8 +26,8 @@ from vnet_segmentation.training.recipe import Recipe
 class Learner:
     """A network, its optimiser, and what both learn from.
 
-    Everything random comes from one generator: on the same CPU, with as many threads, a seed gives the same weights. A GPU adds up gradients
-    in another order each time.
+    Everything random comes from one generator: on the same CPU, with as many threads, a seed gives the same weights. A
+    GPU adds up gradients in another order each time.
 
     Where memory runs out in a step, it goes on with less: activations that are computed twice instead of kept, then
     small crops only, then the CPU.
