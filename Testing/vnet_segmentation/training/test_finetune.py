@@ -110,7 +110,7 @@ def test_the_cases_that_judge_a_fold_choose_neither_its_weights_nor_its_end(
 
     def take_more_for_prostate(run: TrainingRun) -> float:
         with torch.no_grad():
-            run.model.output[-1].bias[1] += 1
+            run.learner.model.output[-1].bias[1] += 1
         run.iteration += 1
         return 0.5
 

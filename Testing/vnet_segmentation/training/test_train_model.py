@@ -26,8 +26,8 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.processes import Processes
+from vnet_segmentation.training import job, train_model
 from vnet_segmentation.training import plan as training_plan
-from vnet_segmentation.training import train_model
 from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.plan import TrainingOptions
@@ -168,7 +168,7 @@ def test_a_measured_model_that_cannot_be_removed_costs_no_training(
         (folder / "model.json").unlink(missing_ok=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_model.shutil, "rmtree", open_elsewhere)
+        patch.setattr(job.shutil, "rmtree", open_elsewhere)
         assert train(data, model).after
     left = state_folder(model) / "candidate"
     assert [path.name for path in left.iterdir() if path.name == "model.json"] == []

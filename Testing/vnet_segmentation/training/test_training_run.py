@@ -393,7 +393,7 @@ def test_a_validation_in_which_a_run_was_killed_is_made_up_for(script: Script, t
 def test_a_run_that_was_killed_in_the_validation_that_settles_it_learns_no_more(script: Script, tmp_path: Path) -> None:
     def new_run() -> Any:
         run = script.new_run(iterations=8)
-        run.recipe = replace(run.recipe, patience=1)
+        run.learner.recipe = replace(run.learner.recipe, patience=1)
         run.validation_dice = lambda: 0.5
         return run
 
