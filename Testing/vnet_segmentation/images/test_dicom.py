@@ -326,7 +326,7 @@ def test_voxel_limit_holds_before_reading(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_series(tmp_path)[0].GetSize() == (16, 14, 12)
 
 
-@pytest.mark.parametrize("damage", ["length", "type"])
+@pytest.mark.parametrize("damage", ["length", "type", "group"])
 def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_path, damage):
     write_series(tmp_path)
     file = sorted(tmp_path.iterdir())[3]
@@ -335,6 +335,8 @@ def test_an_element_larger_than_its_file_is_refused_before_memory_is_taken(tmp_p
         # (0002,0001), OB: its length, four bytes, is 8 bytes on.
         at = content.index(b"\x02\x00\x01\x00OB") + 8
         content[at : at + 4] = (3_000_000_000).to_bytes(4, "little")
+    elif damage == "group":
+        content[132] = 0x7F
     else:
         at = content.index(b"\x02\x00\x02\x00UI") + 4
         content[at : at + 2] = b"U}"

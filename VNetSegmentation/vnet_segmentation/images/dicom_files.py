@@ -56,7 +56,8 @@ def split_numbers(text: str) -> list[float]:
 
 def would_fill_memory(path: Path) -> bool:
     """Whether an element claims to be larger than its file by far: GDCM takes the memory first, up to 4 GB, and keeps
-    it. So it does where the type of an element of the file's own header is none.
+    it. So it does where the type of an element of the file's own header is none, and where that header does not come
+    first, so that GDCM has to guess how the rest is coded.
 
     Looks at the elements before the voxels, not into sequences. What is merely cut off is left to GDCM.
     """
@@ -68,6 +69,8 @@ def would_fill_memory(path: Path) -> bool:
         syntax = b""
         while len(head := file.read(8)) == 8:
             group, element, length = struct.unpack("<HHI", head)
+            if group != 2 and not syntax:
+                return True
             if group != 2 and syntax in _UNREAD_SYNTAXES:
                 return False
             if group == 2 or syntax != _IMPLICIT_LITTLE_ENDIAN:
