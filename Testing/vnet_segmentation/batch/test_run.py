@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,62 +94,6 @@ def test_a_run_that_was_killed_after_the_report_replaces_it(segmenter, scans, tm
         path.write_bytes(content)
     (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions(pictures=True))
     assert row.status == "done"
-
-
-@pytest.mark.parametrize("name", ["a_prostate.json", "a_prostate.png", "a_prostate_probability.nii.gz"])
-def test_files_that_are_not_of_the_scan_are_not_replaced(segmenter, scans, tmp_path, name):
-    output = tmp_path / "masks"
-    output.mkdir()
-    (output / name).write_text("{}")
-    options = BatchOptions(pictures=True, probabilities=True)
-    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, options)
-    assert (row.status, row.mask) == ("failed", None)
-    assert row.message.startswith(f"{output / name} exists already and is not of this scan.")
-    assert (output / name).read_text() == "{}"
-    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, replace(options, overwrite=True))
-    assert row.status == "done"
-
-
-@pytest.mark.parametrize(
-    "report", ["{", "[]", '{"seconds": 3.2}', '{"confidence": 0.9}', '{"scan": 5}', '{"scan": "/", "volume_ml": "5"}']
-)
-def test_a_foreign_report_beside_a_mask_is_passed_over(segmenter, scans, tmp_path, report, table):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    (output / "a_prostate.json").write_text(report)
-    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    assert (row.status, row.report, row.message) == ("skipped", None, "Had a mask already.")
-    assert table(output)[0]["volume_ml"] == ""
-
-
-def test_a_mask_that_is_not_what_was_asked_for_is_said_to_be(segmenter, scans, tmp_path, table):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    report = output / "a_prostate.json"
-    report.write_text(report.read_text("utf-8").replace('"warnings": []', '"warnings": ["It is cut off."]'), "utf-8")
-    options = BatchOptions(threshold=0.4, pictures=True, probabilities=True)
-    (row,) = run_batch(segmenter, [scans / "a.nii.gz"], output, options)
-    assert row.message == table(output)[0]["message"]
-    assert row.message == (
-        "Had a mask already. It was made with the threshold 0.5. There is no probability volume and no picture. "
-        "Choose to overwrite to have it as asked for now. "
-        # What its report warns of is not lost on the way.
-        "It is cut off."
-    )
-
-
-def test_a_mask_of_another_model_is_said_to_be(segmenter, scans, tmp_path):
-    output, scan = tmp_path / "masks", scans / "a.nii.gz"
-    run_batch(segmenter, [scan], output, BatchOptions())
-    segmenter.description["weights"]["sha256"] = "0" * 64
-    (row,) = run_batch(segmenter, [scan], output, BatchOptions())
-    assert (row.status, row.message.partition(" Choose")[0]) == (
-        "skipped",
-        "Had a mask already. It was made by another model, tiny.",
-    )
-    run_batch(segmenter, [scan], output, BatchOptions(overwrite=True))
-    (row,) = run_batch(segmenter, [scan], output, BatchOptions())
-    assert row.message == "Had a mask already."
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes")
@@ -261,24 +204,6 @@ def test_no_scans_no_input_and_no_such_format_are_sentences(segmenter, tmp_path)
     check_batch([empty], tmp_path / "masks", BatchOptions(suffix=".NII.GZ"))
 
 
-def test_a_mask_of_another_scan_is_neither_taken_nor_replaced(segmenter, scans, tmp_path, table):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    other = tmp_path / "other site" / "a.nii.gz"
-    other.parent.mkdir()
-    other.write_bytes((scans / "a.nii.gz").read_bytes())
-    for overwrite in (False, True):
-        before = (output / "a_prostate.nii.gz").stat().st_mtime_ns
-        rows = run_batch(segmenter, [other], output, BatchOptions(overwrite=overwrite))
-        assert [row.status for row in rows] == ["failed"]
-        assert "is the mask of another scan" in rows[0].message
-        assert (output / "a_prostate.nii.gz").stat().st_mtime_ns == before
-        assert [row["status"] for row in table(output)] == ["done", "failed"]
-    # Where it was before there is nothing: the scan has moved, and is still the same one.
-    (scans / "a.nii.gz").unlink()
-    assert [row.status for row in run_batch(segmenter, [other], output, BatchOptions())] == ["skipped"]
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_batches_at_a_time_do_not_replace_each_others_masks(
     segmenter, scans, tmp_path, monkeypatch, overwrite, table
@@ -305,20 +230,6 @@ def test_two_batches_at_a_time_do_not_replace_each_others_masks(
         (str(row.scan), row.status) for row in (first, second)
     )
     assert leftovers(output) == []
-
-
-def test_a_report_of_another_scan_without_its_mask_is_not_replaced(segmenter, scans, tmp_path):
-    output = tmp_path / "masks"
-    run_batch(segmenter, [scans / "a.nii.gz"], output, BatchOptions())
-    (output / "a_prostate.nii.gz").unlink()
-    before = (output / "a_prostate.json").read_bytes()
-    other = tmp_path / "other site" / "a.nii.gz"
-    other.parent.mkdir()
-    other.write_bytes((scans / "a.nii.gz").read_bytes())
-    (row,) = run_batch(segmenter, [other], output, BatchOptions())
-    assert row.status == "failed"
-    assert "is not of this scan" in row.message
-    assert (output / "a_prostate.json").read_bytes() == before
 
 
 def test_a_report_tells_of_the_mask_that_is_there(segmenter, scans, tmp_path, monkeypatch):

@@ -56,6 +56,12 @@ def test_the_table_names_patients(tmp_path: Path) -> None:
     assert [(case.site, case.patient) for case in find_cases(tmp_path)] == [("", "7"), ("", "")]
     (tmp_path / "cases.csv").write_text("case,Patient,site\na,7,HK\nb,7,HK\n")
     assert [(case.site, case.patient) for case in find_cases(tmp_path)] == [("HK", "7")] * 2
+    # As a table with a line for each series has it; two patients are a slip.
+    (tmp_path / "cases.csv").write_text("case,series,patient\na,1,7\na,2,7\nb,1,8\n")
+    assert [case.patient for case in find_cases(tmp_path)] == ["7", "8"]
+    (tmp_path / "cases.csv").write_text("case,patient\na,7\na,8\n")
+    with pytest.raises(UserError, match="line 3: the case a has another line with another site or patient"):
+        find_cases(tmp_path)
     (tmp_path / "cases.csv").write_text("case,hospital\na,HK\n")
     with pytest.raises(UserError, match="no column site and no column patient"):
         find_cases(tmp_path)
@@ -167,6 +173,10 @@ def test_manifest(tmp_path: Path) -> None:
         ("image,mask\n", "lists no case"),
         ("image,mask\na.nii,m.nii\nb.nii,\n", "line 3: the image or the mask is missing"),
         ("image,mask,name\na.nii,m.nii,x\nb.nii,n.nii,x\n", "line 3: there is already a case x"),
+        (
+            "image,mask\nA.nii,m.nii\nx/a.nii,n.nii\n",
+            "line 3: there is already a case A, and capitals alone",
+        ),
         ("image,mask,name\na.nii,m.nii,../../x\n", r"line 2: '../../x' cannot name a case"),
         ("image,mask,split\na.nii,m.nii,maybe\n", "line 2: unknown split 'maybe'"),
     ],

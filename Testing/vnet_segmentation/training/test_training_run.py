@@ -19,6 +19,7 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.checkpoint import read_checkpoint, write_checkpoint
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.training_run import Progress, TrainingRun
@@ -485,6 +486,17 @@ def test_a_case_whose_files_have_changed_is_named(tmp_path: Path) -> None:
             make_run(PAPER, **{"cases": [replace(case, source="corrected") for case in cases]} | changes).resume(
                 tmp_path / "checkpoint"
             )
+
+
+@pytest.mark.parametrize("lacking", ["is_unmeasured", "identity"])
+def test_a_checkpoint_of_another_version_is_a_sentence(tmp_path: Path, lacking: str) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    make_run().save(checkpoint)
+    tensors, state = read_checkpoint(checkpoint)
+    del state[lacking]
+    write_checkpoint(checkpoint, tensors, state)
+    with pytest.raises(UserError, match="was made by another version of this program"):
+        make_run().resume(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from untrained_model import save_untrained_model
 from vnet_segmentation.errors import Cancelled, UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.transfer import export_model, import_model
+from vnet_segmentation.training import job
 from vnet_segmentation.training import plan as training_plan
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.state import claim, is_claimed, state_folder
@@ -127,6 +128,24 @@ def test_a_training_that_is_refused_leaves_nothing(request_: dict[str, Any], mod
     with pytest.raises(UserError, match="Case1"):
         train(request_)
     assert sorted(path.name for path in models.iterdir()) == ["tiny"]
+
+
+def test_a_training_that_fails_after_a_fold_keeps_the_fold(
+    request_: dict[str, Any], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_run = job.train_run
+
+    def fail_in_the_second(what: Any, number: int, split: Any) -> Any:
+        if number == 1:
+            raise UserError("The memory is too small.")
+        return train_run(what, number, split)
+
+    monkeypatch.setattr(job, "train_run", fail_in_the_second)
+    with pytest.raises(UserError, match="memory"):
+        train(request_)
+    (kept,) = unfinished_trainings()
+    assert kept["name"] == "mine"
+    assert (state_folder(models / "mine") / "fold-1.json").is_file()
 
 
 def test_a_running_training_is_nobody_elses(request_: dict[str, Any], models: Path) -> None:

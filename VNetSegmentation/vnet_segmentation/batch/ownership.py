@@ -44,15 +44,20 @@ def alone_with(case: Case) -> Iterator[None]:
     """Keeps other batches from the case's files, where the file system has locks: between a look at whose they are and
     the writing, nobody else writes them."""
     path = case.outputs.mask.with_name(f".{case.outputs.mask.name}.lock")
-    lock = FileLock(path)
-    with contextlib.suppress(Timeout, OSError, NotImplementedError):
+    lock, is_ours = FileLock(path), True
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=_PATIENCE_S)
+    except (Timeout, PermissionError):
+        is_ours = False
+    except (OSError, NotImplementedError):
+        # There are no locks: the file is nobody's.
+        pass
     try:
         yield
     finally:
         # While it is held, so that nobody's lock is removed but ours; Windows does so itself.
-        if lock.is_locked and os.name != "nt":
+        if is_ours and os.name != "nt":
             with contextlib.suppress(OSError):
                 path.unlink()
         lock.release()

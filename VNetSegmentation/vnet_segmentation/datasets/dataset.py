@@ -67,8 +67,8 @@ def find_cases(path: Path) -> list[Case]:
 
     Raises:
         UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
-            cases have the same name; a patient's scans have different splits; of several channels none, or more than
-            one, is called T2.
+            cases have the same name, in a manifest also but for capitals; a case has two sites or patients, or a
+            patient's scans different splits; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
     if os.path.isfile(path) and path.suffix.lower() == ".csv":
@@ -156,6 +156,7 @@ def _t2_channel(table: Path) -> str:
 
 
 def _manifest_cases(path: Path) -> list[Case]:
+    # By name in small letters: the masks of "A" and "a" would be one file on Windows and macOS.
     cases: dict[str, Case] = {}
     for line, row in _read_table(path, ("image", "mask")):
         if not row["image"] or not row["mask"]:
@@ -165,11 +166,15 @@ def _manifest_cases(path: Path) -> list[Case]:
         split = row.get("split", "").lower()
         if not _NAME.fullmatch(name):
             raise UserError(f"{path.name}, line {line}: {name!r} cannot name a case. Use letters, digits, - and _.")
-        if name in cases:
-            raise UserError(f"{path.name}, line {line}: there is already a case {name}. Give each its own name.")
+        if name.lower() in cases:
+            known = cases[name.lower()].name
+            but = "" if name == known else f", and capitals alone tell {name} from it"
+            raise UserError(f"{path.name}, line {line}: there is already a case {known}{but}. Give each its own name.")
         if split not in _SPLITS:
             raise UserError(f"{path.name}, line {line}: unknown split {split!r}. Use training, validation or test.")
-        cases[name] = Case(name, image, mask, row.get("site", ""), _SPLITS[split], patient=row.get("patient", ""))
+        cases[name.lower()] = Case(
+            name, image, mask, row.get("site", ""), _SPLITS[split], patient=row.get("patient", "")
+        )
     if not cases:
         raise UserError(f"{path} lists no case. Add a line for each image and mask.")
     _refuse_divided_patients(path, cases.values())
@@ -212,17 +217,24 @@ def _with_origins(folder: Path, cases: Sequence[Case]) -> list[Case]:
     table = folder / "cases.csv"
     if not table.is_file():
         return list(cases)
-    rows = {row["case"]: row for _, row in _read_table(table, ("case",))}
-    if any("site" not in row and "patient" not in row for row in rows.values()):
-        raise UserError(f"{table} has no column site and no column patient. Name one of them in its first line.")
-    unknown = rows.keys() - {case.name for case in cases}
-    if unknown and any(case.name not in rows for case in cases):
+    origins: dict[str, tuple[str, str]] = {}
+    for line, row in _read_table(table, ("case",)):
+        if "site" not in row and "patient" not in row:
+            raise UserError(f"{table} has no column site and no column patient. Name one of them in its first line.")
+        origin = row.get("site", ""), row.get("patient", "")
+        if origins.setdefault(row["case"], origin) != origin:
+            raise UserError(
+                f"{table.name}, line {line}: the case {row['case']} has another line with another site or patient. "
+                "Correct one of them."
+            )
+    unknown = origins.keys() - {case.name for case in cases}
+    if unknown and any(case.name not in origins for case in cases):
         raise UserError(
             f"There is no case {list_names(sorted(unknown))} in {folder}. Correct or remove its line in {table.name}."
         )
     return [
-        replace(case, site=row.get("site", ""), patient=row.get("patient", ""))
-        for case, row in ((case, rows.get(case.name, {})) for case in cases)
+        replace(case, site=site, patient=patient)
+        for case, (site, patient) in ((case, origins.get(case.name, ("", ""))) for case in cases)
     ]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.segmentation.inference import Predictor
@@ -206,10 +208,19 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged or belongs to another run (recipe, cases or seed differ), or the
-                files of a case have changed.
+            UserError: the checkpoint is damaged, of another version or of another run (recipe, cases or seed differ),
+                or the files of a case have changed.
         """
         tensors, state = read_checkpoint(path)
+        try:
+            self._restore(path, tensors, state)
+        except KeyError as error:
+            raise UserError(
+                f"The checkpoint {path} was made by another version of this program. Go on with that one, or delete it "
+                "and start the training again."
+            ) from error
+
+    def _restore(self, path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         stored, own = state["identity"], self._identity()
         different = [key for key, value in own.items() if stored.get(key) != value]
         if different:

@@ -20,7 +20,7 @@ from vnet_segmentation.models.library import find_model, list_models
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.preview import iteration_seconds, preview_sample
 from vnet_segmentation.training.recipe import load_recipe
-from vnet_segmentation.training.state import claim, discard, is_claimed, state_folder
+from vnet_segmentation.training.state import begun, claim, discard, is_claimed, state_folder
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 from vnet_segmentation.user_folders import TRAINING_SUFFIX, check_model_name, user_models_folder
@@ -144,7 +144,7 @@ def _train(request: Request, send: Channel) -> dict[str, Any]:
             should_stop=lambda: send.is_cancelled,
         )
     except UserError:
-        if not had_begun and not list(state.glob("[!.]*.safetensors")):
+        if not had_begun and begun(state) is None:
             # Refused, or failed before there was anything to go on with.
             discard(state)
         raise
