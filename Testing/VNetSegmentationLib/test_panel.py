@@ -222,6 +222,22 @@ def test_a_scene_that_is_read_into_an_open_panel_is_shown(segmented, add_scan, t
     assert panel.ui.inputVolumeSelector.currentNode().GetName() == name
 
 
+def test_a_scene_that_replaces_another_keeps_its_own_choice_of_a_scan(segmented, add_scan, tmp_path):
+    """Its nodes have the IDs of those that were there."""
+    import slicer
+
+    name = segmented.ui.inputVolumeSelector.currentNode().GetName()
+    text = segmented.ui.volumeLabel.text
+    add_scan("a later one")
+    _save_scene(tmp_path / "scene.mrml")
+    slicer.mrmlScene.Clear(0)
+    segmented.choose(add_scan("of another patient"))
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Connect()
+    assert segmented.ui.inputVolumeSelector.currentNode().GetName() == name
+    assert segmented.ui.volumeLabel.text == text
+
+
 def test_node_choices_live_in_the_scene(segmented):
     import slicer
 

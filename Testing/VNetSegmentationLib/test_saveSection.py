@@ -133,3 +133,30 @@ def test_the_next_scene_does_not_get_the_folder_of_the_one_before(segmented, add
     slicer.mrmlScene.Clear(0)
     segmented.segment(add_scan())
     assert segmented.ui.saveFolderPath.currentPath == ""
+
+
+def test_a_mask_of_the_same_scan_that_lies_elsewhere_goes_back_there(panel, add_scan, desktop, tmp_path):
+    import slicer
+
+    volume = add_scan("Case1", folder=tmp_path)
+    panel.segment(volume)
+    automatic = panel.ui.outputSegmentationSelector.currentNode()
+    colleagues = tmp_path / "a colleague's"
+    colleagues.mkdir()
+    panel.ui.saveFolderPath.currentPath = str(colleagues)
+    desktop.click(panel.ui.saveMaskButton)
+    (file,) = colleagues.iterdir()
+    panel.ui.saveFolderPath.currentPath = str(tmp_path / "own")
+    loaded = slicer.util.loadSegmentation(str(file))
+    panel.ui.outputSegmentationSelector.setCurrentNode(loaded)
+    assert panel.ui.saveFolderPath.currentPath == str(colleagues)
+    # And what is made anew does not come among the colleague's masks.
+    panel.ui.outputSegmentationSelector.setCurrentNode(automatic)
+    assert panel.ui.saveFolderPath.currentPath == str(tmp_path)
+
+
+def test_a_folder_that_was_chosen_for_a_scan_holds_for_its_next_mask(segmented, desktop, tmp_path):
+    segmented.ui.saveFolderPath.currentPath = str(tmp_path)
+    segmented.ui.outputSegmentationSelector.setCurrentNode(None)
+    segmented.segment(segmented.ui.inputVolumeSelector.currentNode())
+    assert segmented.ui.saveFolderPath.currentPath == str(tmp_path)

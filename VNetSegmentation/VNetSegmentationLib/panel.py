@@ -99,6 +99,7 @@ class Panel(VTKObservationMixin):
             self._trainTab.update()
 
     def _onSceneStart(self, caller, event) -> None:
+        self._muteLists(True)
         self._giveParameters(None)
 
     def _onSceneEndClose(self, caller, event) -> None:
@@ -106,7 +107,20 @@ class Panel(VTKObservationMixin):
 
     def _onSceneEnd(self, caller, event) -> None:
         if not self._tabsHaveParameters:
+            self._muteLists(False)
             self._takeParameters()
+
+    def _muteLists(self, muted: bool) -> None:
+        """A list that loses its node would put None in the place of what the scene that is being read has chosen."""
+        ui = self._ui
+        for widget in (
+            ui.inputVolumeSelector,
+            ui.outputSegmentationSelector,
+            ui.referenceSegmentationSelector,
+            ui.pairVolumeSelector,
+            ui.pairSegmentationSelector,
+        ):
+            widget.blockSignals(muted)
 
     def _onNodeAdded(self, caller, event) -> None:
         self._segmentTab.nodeAdded()

@@ -22,7 +22,7 @@ class SaveSection:
     def __init__(self, ui):
         self._ui = ui
         self._segment = None
-        self._volumeId = None
+        self._source = None  # the scan's ID and the file of its mask, by which the folder was proposed
         settings.bindText(ui.saveNameEdit, "SaveName", DEFAULT_PATTERN)
         settings.bindChoice(ui.saveFormatComboBox, "SaveFormat", [(suffix, suffix) for suffix in FORMATS])
         ui.saveMaskButton.connect("clicked()", self._saveMask)
@@ -34,16 +34,19 @@ class SaveSection:
         self._segment = segment
         self._ui.saveCollapsibleButton.enabled = segment is not None
         showWrapped(self._ui.saveStatusLabel, "")
-        if segment is not None and segment.volumeNode.GetID() != self._volumeId:
-            self._volumeId = segment.volumeNode.GetID()
+        if segment is None:
+            return
+        volume, maskFile = segment.volumeNode, loadedFile(segment.segmentationNode)
+        if (volume.GetID(), maskFile) != self._source:
+            self._source = (volume.GetID(), maskFile)
             # A mask that was loaded, as one of a batch, goes back to where it lies.
-            file = loadedFile(segment.segmentationNode) or scanFile(segment.volumeNode)
+            file = maskFile or scanFile(volume)
             # Not the folder of the mask before: it was another patient's, whose scan may have the same name.
             self._ui.saveFolderPath.currentPath = str(file.parent) if file else ""
 
     def forgetScan(self) -> None:
         """The scene is closed or read: a scan of the next one may have the ID of the last."""
-        self._volumeId = None
+        self._source = None
 
     def _saveMask(self) -> None:
         self._attempt(self._writeMask)
