@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from vnet_segmentation.batch import ownership
-from vnet_segmentation.batch.cases import BatchOptions, find_cases
-from vnet_segmentation.batch.ownership import alone_with
+from vnet_segmentation.batch.cases import BatchOptions
 from vnet_segmentation.batch.run import run_batch
 
 
@@ -102,29 +96,3 @@ def test_a_report_of_another_scan_without_its_mask_is_not_replaced(segmenter, sc
     assert row.status == "failed"
     assert "is not of this scan" in row.message
     assert (output / "a_prostate.json").read_bytes() == before
-
-
-def test_who_waits_too_long_goes_on_and_leaves_the_others_lock(scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "_PATIENCE_S", 0.1)
-    (case,) = find_cases([scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
-    with FileLock(lock := tmp_path / "masks" / ".a_prostate.nii.gz.lock"), ThreadPoolExecutor() as pool:
-
-        def enter():
-            with alone_with(case):
-                return True
-
-        assert pool.submit(enter).result()
-        assert lock.exists()
-
-
-def test_a_file_system_without_locks_keeps_no_lock_file_beside_each_mask(scans, tmp_path, monkeypatch):
-    def refuse(lock, *_, **__):
-        # As on NFS without a lock service: the file is made before the lock is refused.
-        Path(lock.lock_file).touch()
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(FileLock, "acquire", refuse)
-    (case,) = find_cases([scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
-    with alone_with(case):
-        assert (tmp_path / "masks").is_dir()
-    assert list((tmp_path / "masks").iterdir()) == []

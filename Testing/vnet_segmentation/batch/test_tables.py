@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from vnet_segmentation.batch import tables as batch_tables
 from vnet_segmentation.batch.cases import BatchOptions, find_cases
@@ -182,7 +183,7 @@ def test_a_file_system_without_locks_has_tables_too(tmp_path, monkeypatch, table
     def refuse(*_, **__):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(batch_tables.FileLock, "acquire", refuse)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     output = tmp_path / "masks"
     cases = cases_of(tmp_path / "a", output, 2)
     tables = BatchTables(output, cases)

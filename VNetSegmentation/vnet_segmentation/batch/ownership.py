@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vnet_segmentation.batch.cases import Case
+from vnet_segmentation.batch.locks import alone
 from vnet_segmentation.batch.tables import BatchRow, failed_row, is_report
 from vnet_segmentation.errors import UserError
 
@@ -39,28 +38,13 @@ def refused_row(case: Case) -> BatchRow | None:
     return _refused_row(case, _earlier_report(case.outputs.report))
 
 
-@contextlib.contextmanager
+@contextmanager
 def alone_with(case: Case) -> Iterator[None]:
     """Keeps other batches from the case's files, where the file system has locks: between a look at whose they are and
     the writing, nobody else writes them."""
     path = case.outputs.mask.with_name(f".{case.outputs.mask.name}.lock")
-    lock, is_ours = FileLock(path), True
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE_S)
-    except (Timeout, PermissionError):
-        is_ours = False
-    except (OSError, NotImplementedError):
-        # There are no locks: the file is nobody's.
-        pass
-    try:
+    with alone(path, _PATIENCE_S):
         yield
-    finally:
-        # While it is held, so that nobody's lock is removed but ours; Windows does so itself.
-        if is_ours and os.name != "nt":
-            with contextlib.suppress(OSError):
-                path.unlink()
-        lock.release()
 
 
 def _refused_row(case: Case, report: dict[str, Any] | None) -> BatchRow | None:

@@ -8,16 +8,15 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import vnet_segmentation
 from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.batch.cases import Case
+from vnet_segmentation.batch.locks import alone
 from vnet_segmentation.errors import ExitCode, UserError
 
 TABLE_NAME = "results.csv"
@@ -138,7 +137,6 @@ class BatchTables:
         self._known: tuple[int, ...] | None = None
         """The state of the table whose rows of other batches are here."""
         self._has_written = self._is_behind = False
-        self._lock: FileLock | None = FileLock(self._folder / _LOCK_NAME)
 
     @property
     def rows(self) -> list[BatchRow]:
@@ -156,7 +154,7 @@ class BatchTables:
             self._rows[row.scan] = row
             # Each report becomes text once, not again with every later one: a batch may have ten thousand.
             self._lines[row.scan] = _as_line(row)
-        with self._alone():
+        with alone(self._folder / _LOCK_NAME, _PATIENCE_S, keeps=lambda: not self._is_complete):
             self._read_others()
             try:
                 self._write()
@@ -174,28 +172,6 @@ class BatchTables:
     @property
     def _is_complete(self) -> bool:
         return len(self._rows) == len(self._scans)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other batches from the tables, where the file system has locks."""
-        lock = self._lock
-        try:
-            if lock:
-                lock.acquire(timeout=_PATIENCE_S)
-        except Timeout:
-            # Very many batches: this once without.
-            lock = None
-        except (OSError, NotImplementedError):
-            lock = self._lock = None
-        try:
-            yield
-        finally:
-            # At its end, and while it is held, so that nobody's lock is removed but ours; Windows does so itself.
-            if lock and os.name != "nt" and self._is_complete:
-                with contextlib.suppress(OSError):
-                    (self._folder / _LOCK_NAME).unlink()
-            if lock:
-                lock.release()
 
     def _read_others(self) -> None:
         # Another batch's writing alone makes reading necessary.
