@@ -142,11 +142,28 @@ def test_the_name_of_a_case_goes_before_that_of_another_ones_image(cases: list[C
     assert [(r.case, r.metrics()["dice"]) for r in rows] == [("Case00", 0), ("Case01", pytest.approx(0.9))]
 
 
-def test_an_image_name_that_two_cases_have_names_neither(cases: list[Case], tmp_path: Path) -> None:
+def test_a_result_whose_name_fits_several_cases_is_refused(cases: list[Case], tmp_path: Path) -> None:
     write(mask(1), tmp_path / "results" / "t2_prostate.nii.gz")
     alike = [replace(case, image=tmp_path / case.name / "t2.nii.gz") for case in cases]
-    with pytest.raises(UserError, match="no mask for any of the 3 cases"):
+    with pytest.raises(UserError, match=r"t2_prostate\.nii\.gz in .* may be of Case00 or of Case01 or of Case02"):
         compare_results(tmp_path / "results", alike)
+
+
+def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    for number, case in enumerate(cases, start=1):
+        write(mask(number), output / "today" / case.name / "mr" / "t2_prostate.nii.gz")
+    # What is hidden is no result.
+    write(mask(), output / ".trash" / "Case00.nii.gz")
+    alike = [replace(case, image=tmp_path / case.name / "mr" / "t2.nii.gz") for case in cases]
+    for results in (output, output / "today"):
+        rows = list(compare_results(results, alike))
+        assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_results_by_name_in_a_sub_folder(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), *(tmp_path / "results" / "site" / f"{case.name}_prostate.nii.gz" for case in cases))
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "results", cases)] == pytest.approx([0.9] * 3)
 
 
 def test_a_missing_result_is_a_missed_gland(
@@ -177,11 +194,15 @@ def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
     write(mask(), tmp_path / "results" / "Case00.nii.gz", tmp_path / "results" / "Case00_prostate.nii.gz")
     with pytest.raises(UserError, match=r"Case00 has two results .*Case00\.nii\.gz and Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
+    (tmp_path / "results" / "Case00.nii.gz").unlink()
+    write(mask(), tmp_path / "results" / "old" / "Case00.nii.gz")
+    with pytest.raises(UserError, match=r"two results .*Case00_prostate\.nii\.gz and old.Case00\.nii\.gz"):
+        compare_results(tmp_path / "results", cases)
 
 
 def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz; sub-folders"):
+    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
     with pytest.raises(UserError, match="no folder"):
         compare_results(tmp_path / "nowhere", cases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.mask_files import read_mask
 from vnet_segmentation.images.metrics import check_same_grid, compare
 from vnet_segmentation.images.scans import MASK_STEMS, read_scan, scan_stem
+from vnet_segmentation.paths import walk
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -38,8 +40,9 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     """Compares the masks in a folder with the cases' references.
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
-    ``_segmentation`` after it. A case without one counts as a gland that was missed. Such cases, and masks that belong
-    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
+    ``_segmentation`` after it, in a sub-folder too. Of images with the same name, the folders that they and their masks
+    are in tell which it is. A case without one counts as a gland that was missed. Such cases, and masks that belong to
+    no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
     confidence, which says nothing of a mask that was corrected since.
 
     Args:
@@ -47,8 +50,8 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
         cases: what to evaluate; only their references are read.
 
     Raises:
-        UserError: there is no such folder or it has no result for any case, a case has two results, or a result cannot
-            be read or is not on the grid of its reference.
+        UserError: there is no such folder or it has no result for any case, a case has two results or a result two
+            cases, or a result cannot be read or is not on the grid of its reference.
     """
     if not results.is_dir():
         raise UserError(f"There is no folder {results}. Give the folder with the masks to compare.")
@@ -56,7 +59,7 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     if not found:
         raise UserError(
             f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
-            f"{cases[0].name}_prostate.nii.gz; sub-folders are not searched."
+            f"{cases[0].name}_prostate.nii.gz."
         )
     missing = [case.name for case in cases if case.name not in found]
     if missing:
@@ -80,28 +83,63 @@ def compare_result(case: Case, file: Path | None) -> Row:
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     given = {path.resolve() for case in cases for path in (case.image, case.mask)}
-    stems = [scan_stem(case.image) for case in cases]
-    # A case's name goes before the name of another one's image; an image's name that is not unique names no case.
-    case_of = {stem: case.name for stem, case in zip(stems, cases, strict=True) if stems.count(stem) == 1}
-    case_of |= {case.name: case.name for case in cases}
+    by_image = _by_image(cases)
     found: dict[str, Path] = {}
     extra = []
-    for file in sorted(folder.iterdir()):
-        if not _is_mask_name(file.name) or file.resolve() in given:
+    for file in _masks_in(folder):
+        if file.resolve() in given:
             continue
-        stem = scan_stem(file)
-        names = [stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)]
-        case_name = next((case_of[name] for name in names if name in case_of), None)
-        if case_name is None:
-            extra.append(file.name)
-        elif case_name in found:
-            both = f"{found[case_name].name} and {file.name}"
-            raise UserError(f"{case_name} has two results in {folder}, {both}. Leave one of them there.")
+        shown = file.relative_to(folder)
+        names = _case_names(shown, by_image, {case.name for case in cases})
+        if len(names) > 1:
+            raise UserError(f"{shown} in {folder} may be of {' or of '.join(names)}. Name it after its case.")
+        if not names:
+            extra.append(str(shown))
+        elif names[0] in found:
+            both = f"{found[names[0]].relative_to(folder)} and {shown}"
+            raise UserError(f"{names[0]} has two results in {folder}, {both}. Leave one of them there.")
         else:
-            found[case_name] = file
+            found[names[0]] = file
     if extra:
         _log.warning("Left out, because they belong to no case: %s", list_names(extra))
     return found
+
+
+def _masks_in(folder: Path) -> Iterator[Path]:
+    for directory, subfolders, files in walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (Path(directory, name) for name in sorted(files) if _is_mask_name(name))
+
+
+def _by_image(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
+    """Names of the cases by the path of their image, without its suffix, and by each end of that path."""
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for case in cases:
+        path = (*case.image.parent.parts, scan_stem(case.image))
+        for start in range(len(path)):
+            found[path[start:]].append(case.name)
+    return found
+
+
+def _case_names(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: set[str]) -> list[str]:
+    """Names of the cases that a mask may be of.
+
+    Args:
+        mask: path below the folder of results.
+        by_image: see `_by_image`.
+        known: names of all cases.
+    """
+    stem = scan_stem(mask)
+    for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
+        path = (*mask.parent.parts, name)
+        # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
+        ends = [path[start:] for start in range(len(path))]
+        names = next((by_image[end] for end in ends[:-1] if end in by_image), None)
+        # A case's name goes before the name of another one's image.
+        names = names or ([name] if name in known else by_image.get(ends[-1]))
+        if names:
+            return names
+    return []
 
 
 def _is_mask_name(name: str) -> bool:
