@@ -17,8 +17,9 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.processes import Processes
-from vnet_segmentation.training.cache import SyntheticCases, load_cases
+from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
+from vnet_segmentation.training.identity import refuse_other_cases, stored_sources
 from vnet_segmentation.training.job import Job, counted, judge_fold, judge_run, measure, train_run
 from vnet_segmentation.training.plan import (
     TrainingOptions,
@@ -80,7 +81,7 @@ def train_model(
 
     Raises:
         UserError: the options or the data have problems (all of the data's are listed), the output exists, the
-            checkpoint is damaged or another run's, another process trains it, or the training diverged.
+            checkpoint is damaged, another run's or of other data, another process trains it, or the training diverged.
         Cancelled: `should_stop` said so; once it had begun to train, a checkpoint is there.
     """
     processes = processes or Processes()
@@ -117,6 +118,11 @@ def _train_model(
         say(f"Checking {counted(len(cases))}")
         voxel_hashes = refuse_problems(cases)
     plan = plan_training(cases, options)
+    used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
+    stored = stored_sources(state) if processes.is_first else {}
+    if stored:
+        # Before anything is prepared, and by their names.
+        refuse_other_cases("training", stored, {case.name: files_digest(case) for case in used}, "begin a new training")
     cache = cache or state / "cache"
 
     def prepare_next(name: str) -> None:
@@ -127,7 +133,6 @@ def _train_model(
     if not processes.is_first:
         # The first process fills the cache.
         processes.wait()
-    used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
     prepared = dict(zip(used, load_cases(used, recipe.preprocessing, cache, prepare_next), strict=True))
     if processes.is_first:
         processes.wait()
