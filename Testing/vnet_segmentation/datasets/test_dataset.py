@@ -210,6 +210,15 @@ def test_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
         find_cases(tmp_path)
 
 
+def test_data_sets_in_sub_folders_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "Dataset001_T2/imagesTr/a_0000.nii.gz", "Dataset001_T2/labelsTr/a.nii.gz", "notes/a.txt")
+    with pytest.raises(UserError, match=r"itself\. Give the data set in it: \S+Dataset001_T2\.$"):
+        find_cases(tmp_path)
+    touch(tmp_path, "promise12/Case00.mhd", "promise12/Case00_segmentation.mhd")
+    with pytest.raises(UserError, match=r"Dataset001_T2, \S+promise12\.$"):
+        find_cases(tmp_path)
+
+
 def test_missing_data_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no data set"):
         find_cases(tmp_path / "none")

@@ -13,6 +13,7 @@ from pathlib import Path
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.images.dicom import names_t2
 from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES
+from vnet_segmentation.paths import walk
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
@@ -76,6 +77,9 @@ def find_cases(path: Path) -> list[Case]:
     if not os.path.isdir(path):
         raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
     cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
+    below = [] if cases else _data_sets_in(path)
+    if below:
+        raise UserError(f"There are no cases in {path} itself. Give the data set in it: {list_names(below)}.")
     if not cases:
         raise UserError(
             f"There are no cases in {path}. Known are folders with Case00.nii.gz with Case00_segmentation.nii.gz "
@@ -83,6 +87,20 @@ def find_cases(path: Path) -> list[Case]:
             "columns image and mask."
         )
     return cases
+
+
+def _data_sets_in(folder: Path) -> list[str]:
+    """Sub-folders that look like data sets: nnU-Net keeps several in a folder, and an unpacked archive is often one.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    _, names, _ = next(walk(folder))
+    return [
+        str(folder / name)
+        for name in names
+        if os.path.isdir(folder / name / "imagesTr") or any((folder / name).glob(f"*{_MASK_ENDING}.*"))
+    ]
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
