@@ -80,6 +80,21 @@ def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
         find_cases(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["Case00.mhd", "Case00_segmentation.mhd", "case00.mhd", "case00_segmentation.mhd"],
+        # Of one case, on a file system that tells capitals apart.
+        ["Case00.mhd", "case00_segmentation.mhd"],
+        ["imagesTr/Case00_0000.nrrd", "labelsTr/Case00.nrrd", "imagesTr/case00_0000.nrrd", "labelsTr/case00.nrrd"],
+    ],
+)
+def test_names_that_differ_in_capitals_alone_are_refused(tmp_path: Path, files: list[str]) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match="the cases Case00 and case00: capitals alone"):
+        find_cases(tmp_path)
+
+
 def test_nnunet_layout_takes_the_first_channel(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr", "p_001_0000.nii.gz", "p_001_0001.nii.gz", "p_002_0000.nii.gz")
     touch(tmp_path / "labelsTr", "p_001.nii.gz", "p_002.nii.gz", "p_003.nii.gz")

@@ -68,7 +68,7 @@ def find_cases(path: Path) -> list[Case]:
 
     Raises:
         UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
-            cases have the same name, in a manifest also but for capitals; a case has two sites or patients, or a
+            cases have the same name but for capitals; a case has two sites or patients, or a
             patient's scans different splits; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
@@ -86,6 +86,7 @@ def find_cases(path: Path) -> list[Case]:
             "(PROMISE12) or imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
             "columns image and mask."
         )
+    _refuse_alike(path, cases)
     return cases
 
 
@@ -171,6 +172,17 @@ def _t2_channel(table: Path) -> str:
             "is called T2. Give the right one a name with T2 there."
         )
     return f"{t2[0]:04}"
+
+
+def _refuse_alike(folder: Path, cases: Iterable[Case]) -> None:
+    known: dict[str, str] = {}
+    for case in cases:
+        other = known.setdefault(case.name.lower(), case.name)
+        if other != case.name:
+            raise UserError(
+                f"{folder} has the cases {other} and {case.name}: capitals alone tell one from the other. Give each "
+                "its own name, and its scan and mask the same one."
+            )
 
 
 def _manifest_cases(path: Path) -> list[Case]:
