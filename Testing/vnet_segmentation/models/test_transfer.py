@@ -11,6 +11,7 @@ import pytest
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.library import bundled_models_folder, find_model
+from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.models.transfer import delete_model, export_model, import_model
 
 Entries = dict[str, bytes]
@@ -145,6 +146,18 @@ def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> 
 def test_deleting_takes_what_the_training_left_too(exported: Path, library: Path) -> None:
     import_model(exported)
     (library / "tiny.training" / "cache").mkdir(parents=True)
+    delete_model("tiny")
+    assert list(library.iterdir()) == []
+
+
+def test_a_model_that_is_being_trained_is_not_deleted(exported: Path, library: Path) -> None:
+    folder = import_model(exported)
+    with claim(state_folder(folder)):
+        (library / "tiny.training" / "checkpoint.safetensors").touch()
+        with pytest.raises(UserError, match="tiny is being trained by another process"):
+            delete_model("tiny")
+    assert sorted(path.name for path in library.iterdir()) == ["tiny", "tiny.training"]
+    assert (library / "tiny.training" / "checkpoint.safetensors").exists()
     delete_model("tiny")
     assert list(library.iterdir()) == []
 

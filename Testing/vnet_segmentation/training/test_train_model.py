@@ -25,6 +25,7 @@ from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
+from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training import job, train_model
 from vnet_segmentation.training import plan as training_plan
@@ -32,7 +33,6 @@ from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
-from vnet_segmentation.training.state import claim, state_folder
 from vnet_segmentation.training.train_model import TrainingResult
 from vnet_segmentation.training.training_run import Progress, TrainingRun
 

@@ -91,8 +91,8 @@ def batch(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Trains a model, from scratch or from a base model."""
     from vnet_segmentation.evaluation.table import format_table
+    from vnet_segmentation.models.training_state import state_folder
     from vnet_segmentation.processes import join_processes
-    from vnet_segmentation.training.state import state_folder
     from vnet_segmentation.training.train_model import train_model
 
     settings = _training_options(

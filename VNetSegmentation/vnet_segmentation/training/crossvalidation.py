@@ -19,13 +19,13 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.evaluation.table import write_table
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import known_cases
+from vnet_segmentation.models.training_state import begun, discard, state_folder
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
 from vnet_segmentation.training.identity import refuse_other_cases
 from vnet_segmentation.training.plan import TrainingOptions
-from vnet_segmentation.training.state import begun, discard, state_folder
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 

@@ -13,10 +13,10 @@ import torch
 
 from vnet_segmentation.arrays import to_array
 from vnet_segmentation.errors import UserError, list_names
+from vnet_segmentation.models.training_state import begun
 from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.checkpoint import read_checkpoint
-from vnet_segmentation.training.state import begun
 
 _CASES = ("training cases", "validation cases")
 

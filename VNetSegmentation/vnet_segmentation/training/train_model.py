@@ -16,6 +16,7 @@ from vnet_segmentation.evaluation.improvement import MIN_CASES, Improvement
 from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.models.library import known_cases
+from vnet_segmentation.models.training_state import begun, claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
@@ -29,7 +30,6 @@ from vnet_segmentation.training.plan import (
     make_recipe,
     plan_training,
 )
-from vnet_segmentation.training.state import begun, claim, state_folder
 from vnet_segmentation.training.training_run import Progress
 
 _LEAST_SHARE = 0.5
