@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,7 @@ def _renamed(entries: Entries, name: str) -> Entries:
         (lambda e: e | {"tiny/README.md": b"x" * (2**20 + 1)}, "too large"),
         (lambda e: {}, "one model"),
         (lambda e: _renamed(e, "../evil"), "ill-formed"),
-        (lambda e: _renamed(e, "prostate-t2"), "already"),
+        (lambda e: _renamed(e, "prostate-t2"), "already. It came with the program"),
         (lambda e: _renamed(e, "PROSTATE-T2"), "already"),
     ],
 )
@@ -137,7 +138,7 @@ def test_a_damaged_file_that_someone_compressed_by_hand(exported: Path, library:
 def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> None:
     folder = import_model(exported)
     before = (folder / "model.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match="a model tiny already"):
+    with pytest.raises(UserError, match=re.escape(f"a model tiny already. Delete it first; its folder is {folder}.")):
         import_model(exported)
     assert (folder / "model.json").stat().st_mtime_ns == before
     assert [path.name for path in library.iterdir()] == ["tiny"]

@@ -78,11 +78,19 @@ def import_model(file: Path) -> Path:
             # In place of the temporary folder, which tells the user nothing.
             raise UserError(str(error).replace(str(unpacked), str(file)), error.exit_code) from error
         name = description["name"]
-        if any(model.name.lower() == name.lower() for model in list_models()):
-            raise UserError(f"There is a model {name} already. Delete it first.", ExitCode.CANNOT_WRITE)
-        if state_folder(library / name).exists():
+        for model in list_models():
+            if model.name.lower() == name.lower():
+                what_to_do = (
+                    "It came with the program: the one in the file needs another name."
+                    if model.bundled
+                    else f"Delete it first; its folder is {model.folder}."
+                )
+                raise UserError(f"There is a model {model.name} already. {what_to_do}", ExitCode.CANNOT_WRITE)
+        state = state_folder(library / name)
+        if state.exists():
             raise UserError(
-                f"There is an unfinished training of a model {name}. Finish or discard it first.", ExitCode.CANNOT_WRITE
+                f"There is an unfinished training of {name}. Finish or discard it first; its folder is {state}.",
+                ExitCode.CANNOT_WRITE,
             )
         # A folder that is no model may have the name, too.
         check_destination(library / name, name)
