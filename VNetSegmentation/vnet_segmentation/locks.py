@@ -1,4 +1,4 @@
-"""One batch at a time where several write the same files."""
+"""One process at a time where several write the same files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 @contextmanager
 def alone(path: Path, patience_s: float, keeps: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Waits for a lock and holds it, where the file system has locks; where it has none, or waiting takes too long, the
-    work goes on without: a batch is not to end for a table.
+    work goes on without: a batch is not to end for a table, nor a mask to be lost.
 
     Args:
         path: the lock's file, in a folder that is made if need be.
