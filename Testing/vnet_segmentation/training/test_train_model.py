@@ -267,6 +267,18 @@ def test_options_that_cannot_work_are_refused_at_once(
     assert not model.parent.exists()
 
 
+@pytest.mark.parametrize("place", [".", "/", "a b"])
+def test_a_place_that_names_no_model_is_refused_at_once(
+    data: Path, train: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    error = train.refusal(data, Path(place))
+    assert "cannot name a model" in str(error)
+    assert error.exit_code == ExitCode.USAGE
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_an_existing_folder_is_not_replaced(data: Path, model: Path, train: Training) -> None:
     model.mkdir(parents=True)
     (model / "notes.txt").touch()

@@ -31,6 +31,7 @@ from vnet_segmentation.training.plan import (
     plan_training,
 )
 from vnet_segmentation.training.training_run import Progress
+from vnet_segmentation.user_folders import check_model_name
 
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
@@ -86,6 +87,8 @@ def train_model(
     """
     processes = processes or Processes()
     check_options(options)
+    # A path like "." has no name, and so no folder beside it.
+    check_model_name(model.name)
     state = state_folder(model)
     if processes.is_first and not _check_state(model, state, resume) and resume:
         say("There is nothing to go on with: a new training begins")
