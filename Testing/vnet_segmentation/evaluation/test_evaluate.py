@@ -161,6 +161,19 @@ def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: 
         assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
 
 
+def test_the_masks_of_cases_that_are_not_asked_for_are_nobody_elses(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = [replace(case, image=tmp_path / case.name / "mr" / "t2.nii.gz") for case in cases]
+    for case in alike[:2]:
+        write(mask(1), tmp_path / "results" / case.name / "mr" / "t2_prostate.nii.gz")
+    (row,) = compare_results(tmp_path / "results", alike[:1], alike[1:])
+    assert row.metrics()["dice"] == pytest.approx(0.9)
+    assert caplog.text == ""
+    with pytest.raises(UserError, match="no mask for any of the 1 cases"):
+        compare_results(tmp_path / "results", alike[2:], alike[:2])
+
+
 def test_results_by_name_in_a_sub_folder(cases: list[Case], tmp_path: Path) -> None:
     write(mask(1), *(tmp_path / "results" / "site" / f"{case.name}_prostate.nii.gz" for case in cases))
     assert [r.metrics()["dice"] for r in compare_results(tmp_path / "results", cases)] == pytest.approx([0.9] * 3)

@@ -36,7 +36,7 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
         yield Row(case.name, case.site, comparison, said["confidence"]["value"], said["model"]["sha256"])
 
 
-def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
+def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case] = ()) -> Iterator[Row]:
     """Compares the masks in a folder with the cases' references.
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
@@ -48,6 +48,7 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
         cases: what to evaluate; only their references are read.
+        others: of the same data set; their masks are passed over.
 
     Raises:
         UserError: there is no such folder or it has no result for any case, a case has two results or a result two
@@ -55,8 +56,8 @@ def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
     """
     if not results.is_dir():
         raise UserError(f"There is no folder {results}. Give the folder with the masks to compare.")
-    found = _results_by_case(results, cases)
-    if not found:
+    found = _results_by_case(results, [*cases, *others])
+    if not any(case.name in found for case in cases):
         raise UserError(
             f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
             f"{cases[0].name}_prostate.nii.gz."
