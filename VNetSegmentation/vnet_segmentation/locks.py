@@ -17,7 +17,8 @@ def alone(path: Path, patience_s: float, keeps: Callable[[], bool] = lambda: Fal
 
     Args:
         path: the lock's file, in a folder that is made if need be.
-        keeps: asked at the end: whether the file is needed again. Windows removes it in any case.
+        keeps: asked at the end: whether the file is needed again. Windows, and filelock from 3.20.4 to 3.29, remove it
+            in any case.
     """
     lock, is_ours = FileLock(path), True
     try:
