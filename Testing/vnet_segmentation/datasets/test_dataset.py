@@ -74,6 +74,17 @@ def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
     assert cases["Case02"].image == tmp_path / "Case02.nii.gz"
 
 
+def test_results_beside_the_scans_are_no_cases(tmp_path: Path) -> None:
+    results = ["Case00_prostate.nii.gz", "Case00_prostate_probability.nii.gz"]
+    # With a mask of its own it is one, whatever it is called.
+    named_alike = ["Case01_prostate.mhd", "Case01_prostate_segmentation.mhd"]
+    touch(tmp_path / "flat", "Case00.mhd", "Case00_segmentation.mhd", *results, *named_alike)
+    assert [case.name for case in find_cases(tmp_path / "flat")] == ["Case00", "Case01_prostate"]
+    touch(tmp_path / "nnunet", "labelsTr/a.nii.gz", "labelsTr/b_prostate.nii.gz")
+    touch(tmp_path / "nnunet/imagesTr", "a_0000.nii.gz", "a_0000_prostate.nii.gz", "b_prostate_0000.nii.gz")
+    assert [case.name for case in find_cases(tmp_path / "nnunet")] == ["a", "b_prostate"]
+
+
 def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "Case00.mhd", "Case00.nii.gz", "Case00_segmentation.mhd")
     with pytest.raises(UserError, match=r"both Case00\.mhd and Case00\.nii\.gz"):

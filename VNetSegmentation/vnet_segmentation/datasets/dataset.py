@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.images.dicom import names_t2
-from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES
+from vnet_segmentation.images.scans import MASK_STEMS, MASK_SUFFIX, SCAN_SUFFIXES
 from vnet_segmentation.paths import walk
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
@@ -58,7 +58,8 @@ def find_cases(path: Path) -> list[Case]:
     Args:
         path: one of
             a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
-            sites and patients in a ``cases.csv`` (columns case, and site or patient or both) if there is one;
+            sites and patients in a ``cases.csv`` (columns case, and site or patient or both) if there is one; a batch's
+            own ``Case00_prostate.nii.gz`` beside them is passed over;
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
             of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
             ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
@@ -109,7 +110,11 @@ def _promise12_cases(folder: Path) -> list[Case]:
     masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in files.items() if stem.endswith(_MASK_ENDING)}
     if not masks:
         return []
-    images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
+    images = {
+        stem: file
+        for stem, file in files.items()
+        if not stem.endswith(_MASK_ENDING) and not _is_result(stem, masks.keys())
+    }
     cases = [
         Case(
             name,
@@ -133,6 +138,8 @@ def _nnunet_cases(folder: Path) -> list[Case]:
     # Of a case whose channel is missing another file still tells that there is the case.
     known = dict(labels)
     for stem, file in scans.items():
+        if _is_result(stem, labels.keys()):
+            continue
         parts = _CHANNEL.fullmatch(stem) if has_channels and stem not in labels else None
         name = parts["case"] if parts else stem
         known.setdefault(name, file)
@@ -148,6 +155,11 @@ def _nnunet_cases(folder: Path) -> list[Case]:
         for name in sorted(known)
     ]
     return _with_origins(folder, cases)
+
+
+def _is_result(stem: str, with_mask: Iterable[str]) -> bool:
+    """Whether an image is named like what a batch may have put beside a scan, and is not a case itself."""
+    return stem.endswith(MASK_STEMS) and stem not in with_mask
 
 
 def _t2_channel(table: Path) -> str:
