@@ -115,6 +115,16 @@ def test_a_fold_that_was_stopped_while_it_trained_goes_on(data, tmp_path):
     assert len(cross_validate(data, output, 2, QUICK, CPU)) == 4
 
 
+def test_a_fold_that_was_killed_after_its_last_mask_keeps_no_checkpoint(data, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(crossvalidation, "discard", lambda folder: None)
+        cross_validate(data, output, 2, QUICK, CPU)
+    assert (output / "fold-1.training").exists()
+    cross_validate(data, output, 2, QUICK, CPU)
+    assert not list(output.glob("*.training"))
+
+
 def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):
     for end in ("", "_segmentation"):
         (data / f"Case1{end}.nrrd").rename(data / f"Case0_prostate{end}.nrrd")

@@ -83,10 +83,12 @@ def cross_validate(
         if only and number not in only:
             continue
         pending = [case for case in unseen if not _mask(output, case).exists()]
+        model = output / f"fold-{number}"
         if not pending:
             say(f"Fold {number} of {len(parts)} is done")
+            # It may have been killed after its last mask.
+            discard(state_folder(model))
             continue
-        model = output / f"fold-{number}"
         made = (model / "model.json").exists()
         _refuse_learned(model if made else options.base, {case.name: voxel_hashes[case.name] for case in unseen})
         if not made:
