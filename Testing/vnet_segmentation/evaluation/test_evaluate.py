@@ -179,6 +179,22 @@ def test_results_by_name_in_a_sub_folder(cases: list[Case], tmp_path: Path) -> N
     assert [r.metrics()["dice"] for r in compare_results(tmp_path / "results", cases)] == pytest.approx([0.9] * 3)
 
 
+def test_the_label_is_that_of_results_with_several_too(cases: list[Case], tmp_path: Path) -> None:
+    zones = sitk.Cast(mask(), sitk.sitkUInt8)
+    zones[10:14, :, :] = zones[10:14, :, :] * 2
+    write(zones, cases[0].mask, tmp_path / "results" / "Case00.nii.gz")
+    for label in (0, 1, 2):
+        (row,) = compare_results(tmp_path / "results", [replace(cases[0], label=label)])
+        assert row.metrics()["dice"] == 1
+    with pytest.raises(UserError, match="2 labels"):
+        list(compare_results(tmp_path / "results", cases[:1]))
+    # A single one may be another.
+    write(mask(), tmp_path / "results" / "Case00.nii.gz")
+    (row,) = compare_results(tmp_path / "results", [replace(cases[0], label=2)])
+    # 4 of 10 columns.
+    assert row.metrics()["dice"] == pytest.approx(2 * 4 / 14)
+
+
 def test_a_missing_result_is_a_missed_gland(
     cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
