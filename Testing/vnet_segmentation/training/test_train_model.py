@@ -264,6 +264,8 @@ def test_options_that_cannot_work_are_refused_at_once(
     error = train.refusal(data, model, replace(QUICK, **change))
     assert sentence in str(error)
     assert error.exit_code == ExitCode.USAGE
+    # Before any case is read, which may take minutes.
+    assert train.said == []
     assert not model.parent.exists()
 
 

@@ -116,11 +116,12 @@ def _train_model(
     options = replace(options, width=recipe.width)
     state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
+    # Before they are read: a slip in a name is answered at once.
+    plan = plan_training(cases, options)
     voxel_hashes: dict[str, str] = {}
     if processes.is_first:
         say(f"Checking {counted(len(cases))}")
         voxel_hashes = refuse_problems(cases)
-    plan = plan_training(cases, options)
     used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
     stored = stored_sources(state) if processes.is_first else {}
     if stored:
