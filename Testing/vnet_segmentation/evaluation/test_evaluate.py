@@ -145,7 +145,7 @@ def test_the_name_of_a_case_goes_before_that_of_another_ones_image(cases: list[C
 def test_a_result_whose_name_fits_several_cases_is_refused(cases: list[Case], tmp_path: Path) -> None:
     write(mask(1), tmp_path / "results" / "t2_prostate.nii.gz")
     alike = [replace(case, image=tmp_path / case.name / "t2.nii.gz") for case in cases]
-    with pytest.raises(UserError, match=r"t2_prostate\.nii\.gz in .* may be of Case00 or of Case01 or of Case02"):
+    with pytest.raises(UserError, match=r"t2_prostate\.nii\.gz in .* may be of several cases, Case00, Case01, Case02"):
         compare_results(tmp_path / "results", alike)
 
 
@@ -159,6 +159,20 @@ def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: 
     for results in (output, output / "today"):
         rows = list(compare_results(results, alike))
         assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_masks_of_the_same_name_that_lie_deeper_are_not_meant(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(mask(1), *(tmp_path / "flat" / f"{case.name}.nii.gz" for case in cases))
+    write(mask(5), tmp_path / "flat" / "earlier" / "Case00.nii.gz")
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "flat", cases)] == pytest.approx([0.9] * 3)
+    assert "earlier" in caplog.text
+    # Another site's, whose scans are called alike, is not taken for the one that is missing.
+    site = [replace(case, image=tmp_path / "B" / case.name / "t2.nii.gz") for case in cases]
+    write(mask(1), *(tmp_path / "both" / "B" / case.name / "t2_prostate.nii.gz" for case in cases[:2]))
+    write(mask(1), *(tmp_path / "both" / "A" / case.name / "t2_prostate.nii.gz" for case in cases))
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "both", site)] == pytest.approx([0.9, 0.9, 0])
 
 
 def test_the_masks_of_cases_that_are_not_asked_for_are_nobody_elses(
@@ -223,10 +237,9 @@ def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
     write(mask(), tmp_path / "results" / "Case00.nii.gz", tmp_path / "results" / "Case00_prostate.nii.gz")
     with pytest.raises(UserError, match=r"Case00 has two results .*Case00\.nii\.gz and Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
-    (tmp_path / "results" / "Case00.nii.gz").unlink()
-    write(mask(), tmp_path / "results" / "old" / "Case00.nii.gz")
-    with pytest.raises(UserError, match=r"two results .*Case00_prostate\.nii\.gz and old.Case00\.nii\.gz"):
-        compare_results(tmp_path / "results", cases)
+    write(mask(), tmp_path / "others" / "b" / "Case00.nii.gz", tmp_path / "others" / "a" / "Case00.nii.gz")
+    with pytest.raises(UserError, match=r"two results .*, a.Case00\.nii\.gz and b.Case00\.nii\.gz"):
+        compare_results(tmp_path / "others", cases)
 
 
 def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:

@@ -88,23 +88,23 @@ def compare_result(case: Case, file: Path | None) -> Row:
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     given = {path.resolve() for case in cases for path in (case.image, case.mask)}
-    by_image = _by_image(cases)
+    by_image, known = _by_image(cases), {case.name for case in cases}
+    masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    owners = {mask: _owners(mask, by_image, known) for mask in masks}
+    # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
+    depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
-    extra = []
-    for file in _masks_in(folder):
-        if file.resolve() in given:
+    for mask, (mask_depth, names) in owners.items():
+        if not names or mask_depth > depth:
             continue
-        shown = file.relative_to(folder)
-        names = _case_names(shown, by_image, {case.name for case in cases})
         if len(names) > 1:
-            raise UserError(f"{shown} in {folder} may be of {' or of '.join(names)}. Name it after its case.")
-        if not names:
-            extra.append(str(shown))
-        elif names[0] in found:
-            both = f"{found[names[0]].relative_to(folder)} and {shown}"
+            raise UserError(f"{mask} in {folder} may be of several cases, {list_names(names)}. Name it after its case.")
+        if names[0] in found:
+            both = f"{found[names[0]].relative_to(folder)} and {mask}"
             raise UserError(f"{names[0]} has two results in {folder}, {both}. Leave one of them there.")
-        else:
-            found[names[0]] = file
+        found[names[0]] = folder / mask
+    taken = set(found.values())
+    extra = [str(mask) for mask in masks if folder / mask not in taken]
     if extra:
         _log.warning("Left out, because they belong to no case: %s", list_names(extra))
     return found
@@ -126,8 +126,8 @@ def _by_image(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
     return found
 
 
-def _case_names(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: set[str]) -> list[str]:
-    """Names of the cases that a mask may be of.
+def _owners(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: set[str]) -> tuple[int, list[str]]:
+    """How many folders around a mask have to be passed over to find its case, and the names of those that fit.
 
     Args:
         mask: path below the folder of results.
@@ -136,15 +136,15 @@ def _case_names(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: s
     """
     stem = scan_stem(mask)
     for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
-        path = (*mask.parent.parts, name)
         # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
-        ends = [path[start:] for start in range(len(path))]
-        names = next((by_image[end] for end in ends[:-1] if end in by_image), None)
-        # A case's name goes before the name of another one's image.
-        names = names or ([name] if name in known else by_image.get(ends[-1]))
-        if names:
-            return names
-    return []
+        path = (*mask.parent.parts, name)
+        for depth in range(len(path)):
+            # A case's name goes before the name of another one's image.
+            is_case = path[depth:] == (name,) and name in known
+            names = [name] if is_case else by_image.get(path[depth:], [])
+            if names:
+                return depth, names
+    return 0, []
 
 
 def _is_mask_name(name: str) -> bool:
