@@ -151,8 +151,9 @@ def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path,
     assert "Training on 4 cases. It was asked for." in train.said
 
 
-def test_half_a_checkpoint_of_a_killed_run_is_removed(data: Path, model: Path, train: Training) -> None:
-    half = state_folder(model) / ".0123456789ab-checkpoint.safetensors"
+@pytest.mark.parametrize("name", [".0123456789ab-checkpoint.safetensors", "cache/.0123456789ab-Case00-1.npz"])
+def test_half_a_file_of_a_killed_run_is_removed(data: Path, model: Path, train: Training, name: str) -> None:
+    half = state_folder(model) / name
     half.parent.mkdir(parents=True)
     half.write_text("half")
     train(data, model, replace(QUICK, iterations=1))

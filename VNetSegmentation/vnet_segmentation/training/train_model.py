@@ -33,6 +33,7 @@ from vnet_segmentation.training.plan import (
 from vnet_segmentation.training.training_run import Progress
 from vnet_segmentation.user_folders import check_model_name
 
+_CACHE_NAME = "cache"
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
 
@@ -94,8 +95,9 @@ def train_model(
         say("There is nothing to go on with: a new training begins")
     with claim(state) if processes.is_first else nullcontext():
         if processes.is_first:
-            # Half a checkpoint of a process that was killed; nobody else writes here now.
-            remove_leftovers(state, older_than_s=0)
+            # Half a file of a process that was killed; nobody else writes here now.
+            for folder in (state, state / _CACHE_NAME):
+                remove_leftovers(folder, older_than_s=0)
         return _train_model(data, model, options, device, cache, say, report, should_stop, processes)
 
 
@@ -127,7 +129,7 @@ def _train_model(
     if stored:
         # Before anything is prepared, and by their names.
         refuse_other_cases("training", stored, {case.name: files_digest(case) for case in used}, "begin a new training")
-    cache = cache or state / "cache"
+    cache = cache or state / _CACHE_NAME
 
     def prepare_next(name: str) -> None:
         if should_stop():
