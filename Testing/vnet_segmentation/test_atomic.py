@@ -95,6 +95,12 @@ def test_a_name_that_is_too_long_is_a_sentence_before_the_work(tmp_path, path):
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_path_without_a_name_is_a_sentence(path):
+    with pytest.raises(UserError, match="it is a folder"):
+        check_writable(Path(path))
+
+
 def test_a_folder_that_may_not_be_looked_into_is_a_sentence_before_the_work(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))

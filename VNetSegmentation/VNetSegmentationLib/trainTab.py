@@ -152,7 +152,10 @@ class TrainTab:
             return problem
         name = self._ui.newModelNameEdit.text.strip()
         if not MODEL_NAME.fullmatch(name):
-            return _("Give the new model a name of at most 64 letters, digits, dots, - and _.")
+            return _(
+                "Give the new model a name of at most 64 letters, digits, dots, - and _, with no dot at the end, and "
+                "not one that Windows keeps for itself, such as CON."
+            )
         if any(model["name"] == name for model in self._models.all):
             return _("There is a model {name} already. Choose another name.").format(name=name)
         if any(request["name"] == name for request in self._unfinished):

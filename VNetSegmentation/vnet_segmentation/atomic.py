@@ -93,6 +93,8 @@ def check_writable(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where a file could not be written; writes nothing."""
     check_name(path, ExitCode.CANNOT_WRITE)
     path = _target(path)
+    if os.path.isdir(path):
+        raise UserError(f"Cannot write {path}: it is a folder. Choose another place.", ExitCode.CANNOT_WRITE)
     try:
         temporary_beside(path).lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -101,8 +103,8 @@ def check_writable(path: Path) -> None:
         # A name that is too long, or a folder that may not be looked into.
         raise cannot_write(path, error) from error
     existing = next(parent for parent in path.absolute().parents if os.path.exists(parent))
-    if os.path.isdir(path) or not os.path.isdir(existing) or not os.access(existing, os.W_OK):
-        problem = "it is a folder" if os.path.isdir(path) else f"{existing} is not a folder that can be written"
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK):
+        problem = f"{existing} is not a folder that can be written"
         raise UserError(f"Cannot write {path}: {problem}. Choose another place.", ExitCode.CANNOT_WRITE)
 
 

@@ -15,14 +15,21 @@ MODELS_VARIABLE = "VNET_SEGMENTATION_MODELS"
 TRAINING_SUFFIX = ".training"
 """Of the folder beside a model's that holds what its unfinished training needs to go on; no model has such a name."""
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.training)")
-"""What a model, and its folder, can be called."""
+MODEL_NAME = re.compile(
+    r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.)(?<!\.training)"
+)
+"""What a model, and its folder, can be called: on any system, since models travel. Windows drops a dot at the end, and
+keeps the names of its devices."""
 
 
 def check_model_name(name: str) -> None:
     """Raises `UserError` (`ExitCode.USAGE`) unless a model can be called so."""
     if not MODEL_NAME.fullmatch(name):
-        raise UserError(f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _.", ExitCode.USAGE)
+        raise UserError(
+            f"{name!r} cannot name a model. Use at most 64 letters, digits, dots, - and _, with no dot at the end, and "
+            "no name that Windows keeps for itself, such as CON.",
+            ExitCode.USAGE,
+        )
 
 
 def user_models_folder() -> Path:

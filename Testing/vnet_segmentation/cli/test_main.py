@@ -187,6 +187,21 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
     assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
 
 
+def test_evaluate_takes_no_other_ones_mask_for_the_case_that_is_asked_for(tmp_path, bright_ball, capsys):
+    scan, mask = bright_ball()
+    for image, folder in ((scan, "data/a"), (mask, "data/a"), (scan, "data/b"), (mask, "data/b"), (mask, "results/a")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        name = "t2" if image is scan else "t2_prostate"
+        sitk.WriteImage(image, str(tmp_path / folder / f"{name}.nii.gz"))
+    data = tmp_path / "data" / "cases.csv"
+    rows = [f"{name},{name}/t2.nii.gz,{name}/t2_prostate.nii.gz" for name in "ab"]
+    data.write_text("\n".join(["name,image,mask", *rows]))
+    command = ["evaluate", str(data), "--results", str(tmp_path / "results"), "--cases"]
+    assert run([*command, "a"]) == ExitCode.OK
+    assert run([*command, "b"]) == ExitCode.BAD_INPUT
+    assert "no mask for any" in capsys.readouterr().err
+
+
 def test_evaluate_replaces_neither_scans_nor_its_own_list_of_cases(options, tmp_path, bright_ball, capsys):
     scan, mask = bright_ball()
     sitk.WriteImage(scan, str(tmp_path / "Case00.nii.gz"))

@@ -74,9 +74,35 @@ def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
     assert cases["Case02"].image == tmp_path / "Case02.nii.gz"
 
 
+def test_results_beside_the_scans_are_no_cases(tmp_path: Path) -> None:
+    results = ["Case00_prostate.nii.gz", "Case00_prostate_probability.nii.gz"]
+    # With a mask of its own it is one, whatever it is called.
+    named_alike = ["Case01_prostate.mhd", "Case01_prostate_segmentation.mhd"]
+    touch(tmp_path / "flat", "Case00.mhd", "Case00_segmentation.mhd", *results, *named_alike)
+    assert [case.name for case in find_cases(tmp_path / "flat")] == ["Case00", "Case01_prostate"]
+    touch(tmp_path / "nnunet", "labelsTr/a.nii.gz", "labelsTr/b_prostate.nii.gz")
+    touch(tmp_path / "nnunet/imagesTr", "a_0000.nii.gz", "a_0000_prostate.nii.gz", "b_prostate_0000.nii.gz")
+    assert [case.name for case in find_cases(tmp_path / "nnunet")] == ["a", "b_prostate"]
+
+
 def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "Case00.mhd", "Case00.nii.gz", "Case00_segmentation.mhd")
     with pytest.raises(UserError, match=r"both Case00\.mhd and Case00\.nii\.gz"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["Case00.mhd", "Case00_segmentation.mhd", "case00.mhd", "case00_segmentation.mhd"],
+        # Of one case, on a file system that tells capitals apart.
+        ["Case00.mhd", "case00_segmentation.mhd"],
+        ["imagesTr/Case00_0000.nrrd", "labelsTr/Case00.nrrd", "imagesTr/case00_0000.nrrd", "labelsTr/case00.nrrd"],
+    ],
+)
+def test_names_that_differ_in_capitals_alone_are_refused(tmp_path: Path, files: list[str]) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match="the cases Case00 and case00: capitals alone"):
         find_cases(tmp_path)
 
 
@@ -207,6 +233,15 @@ def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:
 def test_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
     touch(tmp_path, "scan.nii.gz", "label.nii.gz")
     with pytest.raises(UserError, match=r"PROMISE12.*nnU-Net.*CSV"):
+        find_cases(tmp_path)
+
+
+def test_data_sets_in_sub_folders_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "Dataset001_T2/imagesTr/a_0000.nii.gz", "Dataset001_T2/labelsTr/a.nii.gz", "notes/a.txt")
+    with pytest.raises(UserError, match=r"itself\. Give the data set in it: \S+Dataset001_T2\.$"):
+        find_cases(tmp_path)
+    touch(tmp_path, "promise12/Case00.mhd", "promise12/Case00_segmentation.mhd")
+    with pytest.raises(UserError, match=r"Dataset001_T2, \S+promise12\.$"):
         find_cases(tmp_path)
 
 

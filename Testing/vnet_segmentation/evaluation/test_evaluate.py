@@ -142,11 +142,71 @@ def test_the_name_of_a_case_goes_before_that_of_another_ones_image(cases: list[C
     assert [(r.case, r.metrics()["dice"]) for r in rows] == [("Case00", 0), ("Case01", pytest.approx(0.9))]
 
 
-def test_an_image_name_that_two_cases_have_names_neither(cases: list[Case], tmp_path: Path) -> None:
+def test_a_result_whose_name_fits_several_cases_is_refused(cases: list[Case], tmp_path: Path) -> None:
     write(mask(1), tmp_path / "results" / "t2_prostate.nii.gz")
     alike = [replace(case, image=tmp_path / case.name / "t2.nii.gz") for case in cases]
-    with pytest.raises(UserError, match="no mask for any of the 3 cases"):
+    with pytest.raises(UserError, match=r"t2_prostate\.nii\.gz in .* may be of several cases, Case00, Case01, Case02"):
         compare_results(tmp_path / "results", alike)
+
+
+def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    for number, case in enumerate(cases, start=1):
+        write(mask(number), output / "today" / case.name / "mr" / "t2_prostate.nii.gz")
+    # What is hidden is no result.
+    write(mask(), output / ".trash" / "Case00.nii.gz")
+    alike = [replace(case, image=tmp_path / case.name / "mr" / "t2.nii.gz") for case in cases]
+    for results in (output, output / "today"):
+        rows = list(compare_results(results, alike))
+        assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_masks_of_the_same_name_that_lie_deeper_are_not_meant(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(mask(1), *(tmp_path / "flat" / f"{case.name}.nii.gz" for case in cases))
+    write(mask(5), tmp_path / "flat" / "earlier" / "Case00.nii.gz")
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "flat", cases)] == pytest.approx([0.9] * 3)
+    assert "earlier" in caplog.text
+    # Another site's, whose scans are called alike, is not taken for the one that is missing.
+    site = [replace(case, image=tmp_path / "B" / case.name / "t2.nii.gz") for case in cases]
+    write(mask(1), *(tmp_path / "both" / "B" / case.name / "t2_prostate.nii.gz" for case in cases[:2]))
+    write(mask(1), *(tmp_path / "both" / "A" / case.name / "t2_prostate.nii.gz" for case in cases))
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "both", site)] == pytest.approx([0.9, 0.9, 0])
+
+
+def test_the_masks_of_cases_that_are_not_asked_for_are_nobody_elses(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = [replace(case, image=tmp_path / case.name / "mr" / "t2.nii.gz") for case in cases]
+    for case in alike[:2]:
+        write(mask(1), tmp_path / "results" / case.name / "mr" / "t2_prostate.nii.gz")
+    (row,) = compare_results(tmp_path / "results", alike[:1], alike[1:])
+    assert row.metrics()["dice"] == pytest.approx(0.9)
+    assert caplog.text == ""
+    with pytest.raises(UserError, match="no mask for any of the 1 cases"):
+        compare_results(tmp_path / "results", alike[2:], alike[:2])
+
+
+def test_results_by_name_in_a_sub_folder(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), *(tmp_path / "results" / "site" / f"{case.name}_prostate.nii.gz" for case in cases))
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "results", cases)] == pytest.approx([0.9] * 3)
+
+
+def test_the_label_is_that_of_results_with_several_too(cases: list[Case], tmp_path: Path) -> None:
+    zones = sitk.Cast(mask(), sitk.sitkUInt8)
+    zones[10:14, :, :] = zones[10:14, :, :] * 2
+    write(zones, cases[0].mask, tmp_path / "results" / "Case00.nii.gz")
+    for label in (0, 1, 2):
+        (row,) = compare_results(tmp_path / "results", [replace(cases[0], label=label)])
+        assert row.metrics()["dice"] == 1
+    with pytest.raises(UserError, match="2 labels"):
+        list(compare_results(tmp_path / "results", cases[:1]))
+    # A single one may be another.
+    write(mask(), tmp_path / "results" / "Case00.nii.gz")
+    (row,) = compare_results(tmp_path / "results", [replace(cases[0], label=2)])
+    # 4 of 10 columns.
+    assert row.metrics()["dice"] == pytest.approx(2 * 4 / 14)
 
 
 def test_a_missing_result_is_a_missed_gland(
@@ -177,11 +237,14 @@ def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
     write(mask(), tmp_path / "results" / "Case00.nii.gz", tmp_path / "results" / "Case00_prostate.nii.gz")
     with pytest.raises(UserError, match=r"Case00 has two results .*Case00\.nii\.gz and Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
+    write(mask(), tmp_path / "others" / "b" / "Case00.nii.gz", tmp_path / "others" / "a" / "Case00.nii.gz")
+    with pytest.raises(UserError, match=r"two results .*, a.Case00\.nii\.gz and b.Case00\.nii\.gz"):
+        compare_results(tmp_path / "others", cases)
 
 
 def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz; sub-folders"):
+    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
     with pytest.raises(UserError, match="no folder"):
         compare_results(tmp_path / "nowhere", cases)

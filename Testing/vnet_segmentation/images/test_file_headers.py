@@ -229,17 +229,30 @@ def test_refuses_truncated_file(
 
 
 def test_a_file_is_called_as_the_user_called_it(tmp_path: Path) -> None:
-    """Also where ITK reads it under another name: it knows no .MHA, and takes the "Scan.nii" beside a "Scan.nii.gz"."""
-    for suffix in (".mha", ".nii.gz"):
-        sitk.WriteImage(make_scan(), str(tmp_path / f"other{suffix}"))
-    (tmp_path / "other.mha").rename(tmp_path / "Scan.MHA")
+    """Also where ITK reads it under another name, as it takes the "Scan.nii" beside a "Scan.nii.gz"."""
+    sitk.WriteImage(make_scan(), str(tmp_path / "other.nii.gz"))
     (tmp_path / "other.nii.gz").rename(tmp_path / "Scan.nii.gz")
     (tmp_path / "Scan.nii").write_bytes(b"")
-    for name in ("Scan.MHA", "Scan.nii.gz"):
-        content = (tmp_path / name).read_bytes()
-        write_bytes(tmp_path / name, content[: len(content) // 2])
-        with pytest.raises(UserError, match=rf"^{name} is damaged"):
-            read_volume(tmp_path / name)
+    content = (tmp_path / "Scan.nii.gz").read_bytes()
+    write_bytes(tmp_path / "Scan.nii.gz", content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"^Scan\.nii\.gz is damaged"):
+        read_volume(tmp_path / "Scan.nii.gz")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz"])
+def test_suffixes_in_capitals(tmp_path: Path, suffix: str, compressed: bool) -> None:
+    scan, path = make_scan(), tmp_path / f"Scan{suffix.upper()}"
+    sitk.WriteImage(scan, str(tmp_path / f"Scan{suffix}"), useCompression=compressed)
+    (tmp_path / f"Scan{suffix}").rename(path)
+    read = read_volume(path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(scan))
+    assert read.GetSpacing() == pytest.approx(scan.GetSpacing())
+    voxels = next((file for file in tmp_path.iterdir() if file != path), path)
+    content = voxels.read_bytes()
+    write_bytes(voxels, content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"^Scan{suffix.upper()} is damaged"):
+        read_volume(path)
 
 
 # The last 8 bytes of a gzip stream are its checksum and its length.

@@ -251,11 +251,18 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert raised.value.exit_code == ExitCode.CANNOT_WRITE
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "x" * 65])
+@pytest.mark.parametrize(
+    "name", ["", ".hidden", "a/b", "..", "a b", "a ", "a.", "x" * 65, "CON", "nul", "aux.x", "Com1.t2", "x.training"]
+)
 def test_names_that_cannot_be_a_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot name a model") as raised:
         check_destination(tmp_path / "new", name)
     assert raised.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("name", ["conus", "a.b", "t2.con", "com", "a.training.b"])
+def test_names_that_look_like_those_are_none(tmp_path: Path, name: str) -> None:
+    check_destination(tmp_path / "new", name)
 
 
 def test_a_diverged_network_is_not_saved(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.library import bundled_models_folder, find_model
+from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.models.transfer import delete_model, export_model, import_model
 
 Entries = dict[str, bytes]
@@ -87,7 +89,7 @@ def _renamed(entries: Entries, name: str) -> Entries:
         (lambda e: e | {"tiny/README.md": b"x" * (2**20 + 1)}, "too large"),
         (lambda e: {}, "one model"),
         (lambda e: _renamed(e, "../evil"), "ill-formed"),
-        (lambda e: _renamed(e, "prostate-t2"), "already"),
+        (lambda e: _renamed(e, "prostate-t2"), "already. It came with the program"),
         (lambda e: _renamed(e, "PROSTATE-T2"), "already"),
     ],
 )
@@ -136,7 +138,7 @@ def test_a_damaged_file_that_someone_compressed_by_hand(exported: Path, library:
 def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> None:
     folder = import_model(exported)
     before = (folder / "model.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match="a model tiny already"):
+    with pytest.raises(UserError, match=re.escape(f"a model tiny already. Delete it first; its folder is {folder}.")):
         import_model(exported)
     assert (folder / "model.json").stat().st_mtime_ns == before
     assert [path.name for path in library.iterdir()] == ["tiny"]
@@ -145,6 +147,18 @@ def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> 
 def test_deleting_takes_what_the_training_left_too(exported: Path, library: Path) -> None:
     import_model(exported)
     (library / "tiny.training" / "cache").mkdir(parents=True)
+    delete_model("tiny")
+    assert list(library.iterdir()) == []
+
+
+def test_a_model_that_is_being_trained_is_not_deleted(exported: Path, library: Path) -> None:
+    folder = import_model(exported)
+    with claim(state_folder(folder)):
+        (library / "tiny.training" / "checkpoint.safetensors").touch()
+        with pytest.raises(UserError, match="tiny is being trained by another process"):
+            delete_model("tiny")
+    assert sorted(path.name for path in library.iterdir()) == ["tiny", "tiny.training"]
+    assert (library / "tiny.training" / "checkpoint.safetensors").exists()
     delete_model("tiny")
     assert list(library.iterdir()) == []
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.mask_files import read_mask, write_mask
+from vnet_segmentation.images.measurements import measure
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
 
 
@@ -104,6 +107,38 @@ def test_an_output_that_fails_leaves_no_new_file(segmenter, scans, tmp_path, mon
     with pytest.raises(UserError, match="disk is full"):
         segment_file(segmenter, scans / "a.nii.gz", outputs, overwrite=True)
     assert all(path.exists() for path in outputs.all)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_mask_and_report_are_of_the_same_run_where_two_write_at_once(
+    segmenter, scans, tmp_path, monkeypatch, overwrite
+):
+    outputs = Outputs(tmp_path / "m.nrrd", report=tmp_path / "r.json")
+    second: list[Future] = []
+
+    def run(threshold):
+        return segment_file(segmenter, scans / "a.nii.gz", outputs, threshold, overwrite=overwrite)
+
+    def write(mask, path):
+        if not second:
+            # Another one comes in between.
+            second.append(pool.submit(run, 0.9))
+            wait(second, timeout=1)
+        write_mask(mask, path)
+
+    monkeypatch.setattr("vnet_segmentation.segmentation.scan_job.write_mask", write)
+    with ThreadPoolExecutor() as pool:
+        first = run(0.5)
+    if overwrite:
+        last = second[0].result()
+        assert last["volume_ml"] < first["volume_ml"]
+    else:
+        last = first
+        with pytest.raises(UserError, match="exists already"):
+            second[0].result()
+    assert json.loads(outputs.report.read_text("utf-8"))["threshold"] == last["threshold"]
+    assert measure(read_mask(outputs.mask)).volume_ml == pytest.approx(last["volume_ml"], abs=0.01)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "models", "m.nrrd", "r.json"}
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("itkImport: Failed to allocate memory for image.")])

@@ -115,6 +115,16 @@ def test_a_fold_that_was_stopped_while_it_trained_goes_on(data, tmp_path):
     assert len(cross_validate(data, output, 2, QUICK, CPU)) == 4
 
 
+def test_a_fold_that_was_killed_after_its_last_mask_keeps_no_checkpoint(data, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(crossvalidation, "discard", lambda folder: None)
+        cross_validate(data, output, 2, QUICK, CPU)
+    assert (output / "fold-1.training").exists()
+    cross_validate(data, output, 2, QUICK, CPU)
+    assert not list(output.glob("*.training"))
+
+
 def test_a_case_may_be_called_like_the_mask_of_another_one(data, tmp_path):
     for end in ("", "_segmentation"):
         (data / f"Case1{end}.nrrd").rename(data / f"Case0_prostate{end}.nrrd")
@@ -142,9 +152,19 @@ def brighten(data: Path, case: str) -> None:
 def test_a_cross_validation_does_not_go_on_over_data_that_changed(data, tmp_path):
     cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
     brighten(data, "Case2")
-    with pytest.raises(UserError, match=r"Since this cross-validation began, Case2 changed\."):
+    with pytest.raises(UserError, match=r"cross-validation began with other data \(changed: Case2\)"):
         cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[2])
     assert not (tmp_path / "out" / "fold-2").exists()
+
+
+def test_cases_that_came_or_went_are_named(data, tmp_path):
+    cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
+    for end in ("", "_segmentation"):
+        (data / f"Case1{end}.nrrd").rename(data / f"Case9{end}.nrrd")
+    with pytest.raises(
+        UserError, match=r"data \(missing: Case1; new: Case9\)\. Give the cases as they were, or choose"
+    ):
+        cross_validate(data, tmp_path / "out", 2, QUICK, CPU)
 
 
 def test_data_that_change_between_two_folds_stop_it(data, tmp_path):
@@ -153,7 +173,7 @@ def test_data_that_change_between_two_folds_stop_it(data, tmp_path):
             brighten(data, "Case2")
             (data / "Case3.nrrd").unlink()
 
-    with pytest.raises(UserError, match=r"began, Case2, Case3 changed\."):
+    with pytest.raises(UserError, match=r"began with other data \(changed: Case2, Case3\)"):
         cross_validate(data, tmp_path / "out", 2, QUICK, CPU, say=say)
     assert not (tmp_path / "out" / "fold-2").exists()
 

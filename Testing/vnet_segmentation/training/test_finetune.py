@@ -244,12 +244,24 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
         train(data, tmp_path / "mine", options(base, deformation_strength=0.5), resume=True)
     with pytest.raises(UserError, match="earlier training"):
         train(data, tmp_path / "mine", options(base))
-    mask_file = data / f"{find_cases(data)[0].name}_segmentation.nrrd"
-    mask = sitk.ReadImage(str(mask_file))
+
+
+@pytest.mark.parametrize("run", ["Run 2", "Run 4"])
+def test_a_training_does_not_go_on_with_other_data(data: Path, base: Path, tmp_path: Path, run: str) -> None:
+    said: list[str] = []
+    stop = lambda: any(sentence.startswith(run) for sentence in said)  # noqa: E731
+    with pytest.raises(Cancelled):
+        train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    mask = sitk.ReadImage(str(data / "Doe^John_segmentation.nrrd"))
     mask[0, 0, 0] = 1
-    sitk.WriteImage(mask, str(mask_file))
-    with pytest.raises(UserError, match=re.escape(f"Since this training began, {find_cases(data)[0].name} changed")):
-        train(data, tmp_path / "mine", options(base), resume=True)
+    sitk.WriteImage(mask, str(data / "Doe^John_segmentation.nrrd"))
+    for end in ("", "_segmentation"):
+        (data / f"Moe{end}.nrrd").rename(data / f"Noe{end}.nrrd")
+    said.clear()
+    told = re.escape("This training began with other data (changed: Doe^John; missing: Moe; new: Noe).")
+    with pytest.raises(UserError, match=told):
+        train(data, tmp_path / "mine", options(base), resume=True, say=said.append)
+    assert not [sentence for sentence in said if sentence.startswith("Preparing")]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'])

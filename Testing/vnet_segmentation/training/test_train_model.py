@@ -25,6 +25,7 @@ from vnet_segmentation.errors import Cancelled, ExitCode, UserError
 from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
+from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training import job, train_model
 from vnet_segmentation.training import plan as training_plan
@@ -32,7 +33,6 @@ from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
-from vnet_segmentation.training.state import claim, state_folder
 from vnet_segmentation.training.train_model import TrainingResult
 from vnet_segmentation.training.training_run import Progress, TrainingRun
 
@@ -151,8 +151,9 @@ def test_a_model_is_made_and_says_what_it_was_made_from(data: Path, model: Path,
     assert "Training on 4 cases. It was asked for." in train.said
 
 
-def test_half_a_checkpoint_of_a_killed_run_is_removed(data: Path, model: Path, train: Training) -> None:
-    half = state_folder(model) / ".0123456789ab-checkpoint.safetensors"
+@pytest.mark.parametrize("name", [".0123456789ab-checkpoint.safetensors", "cache/.0123456789ab-Case00-1.npz"])
+def test_half_a_file_of_a_killed_run_is_removed(data: Path, model: Path, train: Training, name: str) -> None:
+    half = state_folder(model) / name
     half.parent.mkdir(parents=True)
     half.write_text("half")
     train(data, model, replace(QUICK, iterations=1))
@@ -264,7 +265,21 @@ def test_options_that_cannot_work_are_refused_at_once(
     error = train.refusal(data, model, replace(QUICK, **change))
     assert sentence in str(error)
     assert error.exit_code == ExitCode.USAGE
+    # Before any case is read, which may take minutes.
+    assert train.said == []
     assert not model.parent.exists()
+
+
+@pytest.mark.parametrize("place", [".", "/", "a b"])
+def test_a_place_that_names_no_model_is_refused_at_once(
+    data: Path, train: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    error = train.refusal(data, Path(place))
+    assert "cannot name a model" in str(error)
+    assert error.exit_code == ExitCode.USAGE
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_existing_folder_is_not_replaced(data: Path, model: Path, train: Training) -> None:

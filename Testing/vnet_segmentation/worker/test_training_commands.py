@@ -14,11 +14,11 @@ from untrained_model import save_untrained_model
 
 from vnet_segmentation.errors import Cancelled, UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.models.training_state import claim, is_claimed, state_folder
 from vnet_segmentation.models.transfer import export_model, import_model
 from vnet_segmentation.training import job
 from vnet_segmentation.training import plan as training_plan
 from vnet_segmentation.training.recipe import load_recipe
-from vnet_segmentation.training.state import claim, is_claimed, state_folder
 from vnet_segmentation.worker.training_commands import training_commands, unfinished_trainings
 
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.batch.cases import Case
-from vnet_segmentation.batch.locks import alone
 from vnet_segmentation.batch.tables import BatchRow, failed_row, is_report
 from vnet_segmentation.errors import UserError
-
-_PATIENCE_S = 60.0
-"""Writing takes a second or two."""
 
 
 def earlier_row(case: Case, model: str) -> BatchRow | None:
@@ -36,15 +30,6 @@ def earlier_row(case: Case, model: str) -> BatchRow | None:
 def refused_row(case: Case) -> BatchRow | None:
     """The row of a case whose files must not be written, because what is there is not its own; None for the others."""
     return _refused_row(case, _earlier_report(case.outputs.report))
-
-
-@contextmanager
-def alone_with(case: Case) -> Iterator[None]:
-    """Keeps other batches from the case's files, where the file system has locks: between a look at whose they are and
-    the writing, nobody else writes them."""
-    path = case.outputs.mask.with_name(f".{case.outputs.mask.name}.lock")
-    with alone(path, _PATIENCE_S):
-        yield
 
 
 def _refused_row(case: Case, report: dict[str, Any] | None) -> BatchRow | None:

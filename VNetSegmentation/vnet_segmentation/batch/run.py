@@ -10,13 +10,13 @@ from pathlib import Path
 
 from vnet_segmentation.atomic import check_writable, remove_leftovers
 from vnet_segmentation.batch.cases import BatchOptions, Case, find_cases
-from vnet_segmentation.batch.ownership import alone_with, earlier_row, refused_row
+from vnet_segmentation.batch.ownership import earlier_row, refused_row
 from vnet_segmentation.batch.tables import TABLE_NAME, BatchRow, BatchTables, check_tables, failed_row, finished_row
 from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import WRITABLE_SUFFIXES
 from vnet_segmentation.images.scans import MASK_SUFFIX
 from vnet_segmentation.progress import ProgressCallback
-from vnet_segmentation.segmentation.scan_job import LoadedScan, load_scan, segment_scan, write_results
+from vnet_segmentation.segmentation.scan_job import LoadedScan, alone_with, load_scan, segment_scan, write_results
 from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
 
 ReportCallback = Callable[[int, int, BatchRow], None]
@@ -189,7 +189,7 @@ def read_case(case: Case) -> LoadedScan:
 def write_case(case: Case, scan: LoadedScan, result: Segmentation) -> BatchRow:
     """The last step: writes the outputs, unless a batch that runs at the same time has put another scan's there."""
     try:
-        with alone_with(case):
+        with alone_with(case.outputs):
             return refused_row(case) or finished_row(case, write_results(scan, result, case.outputs))
     except Exception as error:
         return failed_row(case, error)

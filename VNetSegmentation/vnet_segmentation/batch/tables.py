@@ -16,8 +16,8 @@ from typing import Any
 import vnet_segmentation
 from vnet_segmentation.atomic import atomic_path
 from vnet_segmentation.batch.cases import Case
-from vnet_segmentation.batch.locks import alone
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.locks import alone
 
 TABLE_NAME = "results.csv"
 TABLE_COLUMNS = (

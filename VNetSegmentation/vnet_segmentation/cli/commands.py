@@ -21,7 +21,7 @@ from vnet_segmentation.batch.run import check_batch, exit_code, run_batch
 from vnet_segmentation.batch.tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.cli.terminal import Interrupt, ProgressBar, format_duration
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.errors import Cancelled, ExitCode
 from vnet_segmentation.models.library import description_of, find_model, known_cases, list_models
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
@@ -91,8 +91,8 @@ def batch(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Trains a model, from scratch or from a base model."""
     from vnet_segmentation.evaluation.table import format_table
+    from vnet_segmentation.models.training_state import state_folder
     from vnet_segmentation.processes import join_processes
-    from vnet_segmentation.training.state import state_folder
     from vnet_segmentation.training.train_model import train_model
 
     settings = _training_options(
@@ -203,18 +203,18 @@ def evaluate(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation.evaluate import compare_results, evaluate_cases
     from vnet_segmentation.evaluation.table import check_table, format_table, write_table
     from vnet_segmentation.models.bundle import read_description
+    from vnet_segmentation.training.splits import check_names
 
     # Before anything is computed: a slip in a name is answered at once.
     if options.output:
         check_table(options.output, options.overwrite)
-    cases = [replace(case, label=options.label) for case in find_cases(options.data)]
-    if options.cases:
-        unknown = set(options.cases) - {case.name for case in cases}
-        if unknown:
-            raise UserError(f"There is no case {', '.join(sorted(unknown))} in the data set.", ExitCode.USAGE)
-        cases = [case for case in cases if case.name in options.cases]
+    found = [replace(case, label=options.label) for case in find_cases(options.data)]
+    chosen = set(options.cases or [case.name for case in found])
+    check_names(chosen, found)
+    cases = [case for case in found if case.name in chosen]
     if options.results:
-        rows = list(compare_results(options.results, cases))
+        others = [case for case in found if case.name not in chosen]
+        rows = list(compare_results(options.results, cases, others))
         of_model = {sha256: description_of(sha256) for sha256 in {row.model_sha256 for row in rows}}
         if options.model:
             # It may be in no library.
@@ -222,7 +222,7 @@ def evaluate(options: argparse.Namespace) -> int:
             of_model[description["weights"]["sha256"]] = description
         # The scans have not been read; some may not be there.
         inspected = inspect_cases(cases, for_training=False) if any(of_model.values()) else []
-        voxel_hashes = {found.case.name: found.voxel_hash for found in inspected}
+        voxel_hashes = {one.case.name: one.voxel_hash for one in inspected}
     else:
         segmenter = _segmenter(options)
         # All of them first: one that cannot be read costs no other its result.

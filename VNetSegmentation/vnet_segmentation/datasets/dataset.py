@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.images.dicom import names_t2
-from vnet_segmentation.images.scans import MASK_SUFFIX, SCAN_SUFFIXES
+from vnet_segmentation.images.scans import MASK_STEMS, MASK_SUFFIX, SCAN_SUFFIXES
+from vnet_segmentation.paths import walk
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
 """What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
@@ -57,7 +58,8 @@ def find_cases(path: Path) -> list[Case]:
     Args:
         path: one of
             a folder in PROMISE12 naming (``Case00.mhd`` and ``Case00_segmentation.mhd``, any name and format), with
-            sites and patients in a ``cases.csv`` (columns case, and site or patient or both) if there is one;
+            sites and patients in a ``cases.csv`` (columns case, and site or patient or both) if there is one; a batch's
+            own ``Case00_prostate.nii.gz`` beside them is passed over;
             a folder in the layout of nnU-Net or the Medical Segmentation Decathlon (``imagesTr`` and ``labelsTr``),
             of whose channels (files that end in ``_0000`` and so on) the first is taken, or of several in a
             ``dataset.json`` the one that is called T2; a 4D image, which holds several channels in one file as
@@ -67,7 +69,7 @@ def find_cases(path: Path) -> list[Case]:
 
     Raises:
         UserError: there is nothing, or nothing of these; a table is ill-formed or names a case that is not there; two
-            cases have the same name, in a manifest also but for capitals; a case has two sites or patients, or a
+            cases have the same name but for capitals; a case has two sites or patients, or a
             patient's scans different splits; of several channels none, or more than one, is called T2.
     """
     path = Path(path)
@@ -76,13 +78,31 @@ def find_cases(path: Path) -> list[Case]:
     if not os.path.isdir(path):
         raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
     cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
+    below = [] if cases else _data_sets_in(path)
+    if below:
+        raise UserError(f"There are no cases in {path} itself. Give the data set in it: {list_names(below)}.")
     if not cases:
         raise UserError(
             f"There are no cases in {path}. Known are folders with Case00.nii.gz with Case00_segmentation.nii.gz "
             "(PROMISE12) or imagesTr with labelsTr (nnU-Net, Medical Segmentation Decathlon), and a CSV file with the "
             "columns image and mask."
         )
+    _refuse_alike(path, cases)
     return cases
+
+
+def _data_sets_in(folder: Path) -> list[str]:
+    """Sub-folders that look like data sets: nnU-Net keeps several in a folder, and an unpacked archive is often one.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    _, names, _ = next(walk(folder))
+    return [
+        str(folder / name)
+        for name in names
+        if os.path.isdir(folder / name / "imagesTr") or any((folder / name).glob(f"*{_MASK_ENDING}.*"))
+    ]
 
 
 def _promise12_cases(folder: Path) -> list[Case]:
@@ -90,7 +110,11 @@ def _promise12_cases(folder: Path) -> list[Case]:
     masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in files.items() if stem.endswith(_MASK_ENDING)}
     if not masks:
         return []
-    images = {stem: file for stem, file in files.items() if not stem.endswith(_MASK_ENDING)}
+    images = {
+        stem: file
+        for stem, file in files.items()
+        if not stem.endswith(_MASK_ENDING) and not _is_result(stem, masks.keys())
+    }
     cases = [
         Case(
             name,
@@ -114,6 +138,8 @@ def _nnunet_cases(folder: Path) -> list[Case]:
     # Of a case whose channel is missing another file still tells that there is the case.
     known = dict(labels)
     for stem, file in scans.items():
+        if _is_result(stem, labels.keys()):
+            continue
         parts = _CHANNEL.fullmatch(stem) if has_channels and stem not in labels else None
         name = parts["case"] if parts else stem
         known.setdefault(name, file)
@@ -129,6 +155,11 @@ def _nnunet_cases(folder: Path) -> list[Case]:
         for name in sorted(known)
     ]
     return _with_origins(folder, cases)
+
+
+def _is_result(stem: str, with_mask: Iterable[str]) -> bool:
+    """Whether an image is named like what a batch may have put beside a scan, and is not a case itself."""
+    return stem.endswith(MASK_STEMS) and stem not in with_mask
 
 
 def _t2_channel(table: Path) -> str:
@@ -153,6 +184,17 @@ def _t2_channel(table: Path) -> str:
             "is called T2. Give the right one a name with T2 there."
         )
     return f"{t2[0]:04}"
+
+
+def _refuse_alike(folder: Path, cases: Iterable[Case]) -> None:
+    known: dict[str, str] = {}
+    for case in cases:
+        other = known.setdefault(case.name.lower(), case.name)
+        if other != case.name:
+            raise UserError(
+                f"{folder} has the cases {other} and {case.name}: capitals alone tell one from the other. Give each "
+                "its own name, and its scan and mask the same one."
+            )
 
 
 def _manifest_cases(path: Path) -> list[Case]:

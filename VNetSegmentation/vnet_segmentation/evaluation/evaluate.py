@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.images.mask_files import read_mask
 from vnet_segmentation.images.metrics import check_same_grid, compare
 from vnet_segmentation.images.scans import MASK_STEMS, read_scan, scan_stem
+from vnet_segmentation.paths import walk
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -34,29 +36,31 @@ def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float
         yield Row(case.name, case.site, comparison, said["confidence"]["value"], said["model"]["sha256"])
 
 
-def compare_results(results: Path, cases: Sequence[Case]) -> Iterator[Row]:
+def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case] = ()) -> Iterator[Row]:
     """Compares the masks in a folder with the cases' references.
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
-    ``_segmentation`` after it. A case without one counts as a gland that was missed. Such cases, and masks that belong
-    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
+    ``_segmentation`` after it, in a sub-folder too. Of images with the same name, the folders that they and their masks
+    are in tell which it is. A case without one counts as a gland that was missed. Such cases, and masks that belong to
+    no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
     confidence, which says nothing of a mask that was corrected since.
 
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
         cases: what to evaluate; only their references are read.
+        others: of the same data set; their masks are passed over.
 
     Raises:
-        UserError: there is no such folder or it has no result for any case, a case has two results, or a result cannot
-            be read or is not on the grid of its reference.
+        UserError: there is no such folder or it has no result for any case, a case has two results or a result two
+            cases, or a result cannot be read or is not on the grid of its reference.
     """
     if not results.is_dir():
         raise UserError(f"There is no folder {results}. Give the folder with the masks to compare.")
-    found = _results_by_case(results, cases)
-    if not found:
+    found = _results_by_case(results, [*cases, *others])
+    if not any(case.name in found for case in cases):
         raise UserError(
             f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
-            f"{cases[0].name}_prostate.nii.gz; sub-folders are not searched."
+            f"{cases[0].name}_prostate.nii.gz."
         )
     missing = [case.name for case in cases if case.name not in found]
     if missing:
@@ -73,35 +77,74 @@ def compare_result(case: Case, file: Path | None) -> Row:
     reference = read_mask(case.mask, case.label)
     if file is None:
         return Row(case.name, case.site, compare(reference * 0, reference))
-    result = read_mask(file)
+    try:
+        result = read_mask(file)
+    except UserError:
+        # One label is the prostate's, whatever the reference calls it; of several it is the same one.
+        result = read_mask(file, case.label)
     check_same_grid(result, reference, str(file), str(case.mask))
     return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     given = {path.resolve() for case in cases for path in (case.image, case.mask)}
-    stems = [scan_stem(case.image) for case in cases]
-    # A case's name goes before the name of another one's image; an image's name that is not unique names no case.
-    case_of = {stem: case.name for stem, case in zip(stems, cases, strict=True) if stems.count(stem) == 1}
-    case_of |= {case.name: case.name for case in cases}
+    by_image, known = _by_image(cases), {case.name for case in cases}
+    masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    owners = {mask: _owners(mask, by_image, known) for mask in masks}
+    # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
+    depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
-    extra = []
-    for file in sorted(folder.iterdir()):
-        if not _is_mask_name(file.name) or file.resolve() in given:
+    for mask, (mask_depth, names) in owners.items():
+        if not names or mask_depth > depth:
             continue
-        stem = scan_stem(file)
-        names = [stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)]
-        case_name = next((case_of[name] for name in names if name in case_of), None)
-        if case_name is None:
-            extra.append(file.name)
-        elif case_name in found:
-            both = f"{found[case_name].name} and {file.name}"
-            raise UserError(f"{case_name} has two results in {folder}, {both}. Leave one of them there.")
-        else:
-            found[case_name] = file
+        if len(names) > 1:
+            raise UserError(f"{mask} in {folder} may be of several cases, {list_names(names)}. Name it after its case.")
+        if names[0] in found:
+            both = f"{found[names[0]].relative_to(folder)} and {mask}"
+            raise UserError(f"{names[0]} has two results in {folder}, {both}. Leave one of them there.")
+        found[names[0]] = folder / mask
+    taken = set(found.values())
+    extra = [str(mask) for mask in masks if folder / mask not in taken]
     if extra:
         _log.warning("Left out, because they belong to no case: %s", list_names(extra))
     return found
+
+
+def _masks_in(folder: Path) -> Iterator[Path]:
+    for directory, subfolders, files in walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (Path(directory, name) for name in sorted(files) if _is_mask_name(name))
+
+
+def _by_image(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
+    """Names of the cases by the path of their image, without its suffix, and by each end of that path."""
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for case in cases:
+        path = (*case.image.parent.parts, scan_stem(case.image))
+        for start in range(len(path)):
+            found[path[start:]].append(case.name)
+    return found
+
+
+def _owners(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: set[str]) -> tuple[int, list[str]]:
+    """How many folders around a mask have to be passed over to find its case, and the names of those that fit.
+
+    Args:
+        mask: path below the folder of results.
+        by_image: see `_by_image`.
+        known: names of all cases.
+    """
+    stem = scan_stem(mask)
+    for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
+        # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
+        path = (*mask.parent.parts, name)
+        for depth in range(len(path)):
+            # A case's name goes before the name of another one's image.
+            is_case = path[depth:] == (name,) and name in known
+            names = [name] if is_case else by_image.get(path[depth:], [])
+            if names:
+                return depth, names
+    return 0, []
 
 
 def _is_mask_name(name: str) -> bool:

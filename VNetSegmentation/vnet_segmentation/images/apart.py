@@ -1,4 +1,4 @@
-"""Where ITK would read another file than the one that was asked for, or none."""
+"""Where ITK would read another file than the one that was asked for."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _PACKED_NIFTI = (".nii.gz", ".hdr.gz", ".img.gz")
 def apart(path: Path) -> Iterator[Path]:
     """The path of a file, while the block runs, at which ITK reads this file and no other.
 
-    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files;
-    a .MHA in capitals it does not know.
+    Of "scan.nii.gz" it reads a "scan.nii" that lies beside it, and of a gzipped pair of .hdr and .img the plain files.
 
     Raises:
         OSError: the file cannot be linked or copied to the system's temporary files.
@@ -28,9 +27,7 @@ def apart(path: Path) -> Iterator[Path]:
         packed = plain.with_name(f"{plain.name}.gz")
         files.append(packed if packed.is_file() else plain)
     packed_files = [file for file in files if file.suffix.lower() == ".gz"] if suffix in _PACKED_NIFTI else []
-    has_twin = any(file.with_suffix("").exists() for file in packed_files)
-    in_capitals = path.suffix != ".mha" and path.suffix.lower() == ".mha"
-    if not has_twin and not in_capitals:
+    if not any(file.with_suffix("").exists() for file in packed_files):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="VNetSegmentation-") as folder:

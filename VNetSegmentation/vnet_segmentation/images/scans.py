@@ -171,6 +171,9 @@ def read_volume(path: str | os.PathLike[str]) -> sitk.Image:
             header.check()
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(alone))
+            if path.suffix.lower() in (".mha", ".mhd"):
+                # It does not know its own files by names in capitals.
+                reader.SetImageIO("MetaImageIO")
             reader.ReadImageInformation()
             _check_grid(reader, name)
             header.check_data(reader)

@@ -14,7 +14,8 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.models.bundle import CARD_FILE, DESCRIPTION_FILE, check_destination, load_bundle
 from vnet_segmentation.models.description import WEIGHTS_FILE
 from vnet_segmentation.models.library import list_models
-from vnet_segmentation.user_folders import TRAINING_SUFFIX, user_models_folder
+from vnet_segmentation.models.training_state import discard, state_folder
+from vnet_segmentation.user_folders import user_models_folder
 
 FILE_SUFFIX = ".zip"
 
@@ -77,11 +78,19 @@ def import_model(file: Path) -> Path:
             # In place of the temporary folder, which tells the user nothing.
             raise UserError(str(error).replace(str(unpacked), str(file)), error.exit_code) from error
         name = description["name"]
-        if any(model.name.lower() == name.lower() for model in list_models()):
-            raise UserError(f"There is a model {name} already. Delete it first.", ExitCode.CANNOT_WRITE)
-        if (library / f"{name}{TRAINING_SUFFIX}").exists():
+        for model in list_models():
+            if model.name.lower() == name.lower():
+                what_to_do = (
+                    "It came with the program: the one in the file needs another name."
+                    if model.bundled
+                    else f"Delete it first; its folder is {model.folder}."
+                )
+                raise UserError(f"There is a model {model.name} already. {what_to_do}", ExitCode.CANNOT_WRITE)
+        state = state_folder(library / name)
+        if state.exists():
             raise UserError(
-                f"There is an unfinished training of a model {name}. Finish or discard it first.", ExitCode.CANNOT_WRITE
+                f"There is an unfinished training of {name}. Finish or discard it first; its folder is {state}.",
+                ExitCode.CANNOT_WRITE,
             )
         # A folder that is no model may have the name, too.
         check_destination(library / name, name)
@@ -101,9 +110,8 @@ def delete_model(name: str) -> None:
     """Removes a model of the user's, and what its training left beside it.
 
     Raises:
-        UserError: it is not the user's, or cannot be removed.
+        UserError: it is not the user's, is being trained, or cannot be removed.
     """
-    library = user_models_folder()
     own = {model.name: model.folder for model in list_models() if not model.bundled}
     if name not in own and any(model.name == name for model in list_models()):
         raise UserError(f"{name} came with the program and cannot be deleted.", ExitCode.BAD_MODEL)
@@ -111,18 +119,19 @@ def delete_model(name: str) -> None:
         raise UserError(
             f"There is no model {name} of your own. Your own models: {', '.join(own) or 'none'}.", ExitCode.BAD_MODEL
         )
-    for folder in (own[name], library / f"{name}{TRAINING_SUFFIX}"):
-        # First out of sight: nobody finds half a model.
-        hidden = temporary_beside(folder)
-        try:
-            if folder.exists():
-                patiently(os.rename, folder, hidden)
-        except OSError as error:
-            raise UserError(
-                f"Cannot delete {folder}: {error.strerror or error}. Close what uses it and try again.",
-                ExitCode.CANNOT_WRITE,
-            ) from error
-        shutil.rmtree(hidden, ignore_errors=True)
+    folder = own[name]
+    # A training that runs would write the model again.
+    discard(state_folder(folder))
+    # First out of sight: nobody finds half a model.
+    hidden = temporary_beside(folder)
+    try:
+        patiently(os.rename, folder, hidden)
+    except OSError as error:
+        raise UserError(
+            f"Cannot delete {folder}: {error.strerror or error}. Close what uses it and try again.",
+            ExitCode.CANNOT_WRITE,
+        ) from error
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _model_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -26,10 +26,14 @@ from vnet_segmentation.errors import ExitCode, UserError
 from vnet_segmentation.images.mask_files import check_output_path, write_mask, write_probability
 from vnet_segmentation.images.picture import write_picture
 from vnet_segmentation.images.scans import read_scan_and_series
+from vnet_segmentation.locks import alone
 from vnet_segmentation.paths import check_name
 from vnet_segmentation.progress import ProgressCallback
 from vnet_segmentation.segmentation.inference import OUT_OF_MEMORY
 from vnet_segmentation.segmentation.segmenter import Segmentation, Segmenter
+
+_PATIENCE_S = 60.0
+"""Writing takes a second or two."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,19 @@ def segment_file(
     """
     outputs.check(scan_path, overwrite)
     scan = load_scan(scan_path, series, subfolders)
-    return write_results(scan, segment_scan(segmenter, scan, threshold, progress), outputs)
+    result = segment_scan(segmenter, scan, threshold, progress)
+    with alone_with(outputs):
+        # Another process may have written there since.
+        outputs.check(scan_path, overwrite)
+        return write_results(scan, result, outputs)
+
+
+@contextmanager
+def alone_with(outputs: Outputs) -> Iterator[None]:
+    """Keeps other processes from the files, where the file system has locks: between a look at whose they are and the
+    writing of the last one, nobody else writes any of them."""
+    with alone(outputs.mask.with_name(f".{outputs.mask.name}.lock"), _PATIENCE_S):
+        yield
 
 
 @_memory_in_a_sentence()

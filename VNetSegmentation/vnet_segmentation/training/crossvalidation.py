@@ -19,18 +19,19 @@ from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.evaluation.table import write_table
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.library import known_cases
+from vnet_segmentation.models.training_state import begun, discard, state_folder
 from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
-from vnet_segmentation.training.identity import changed_since
+from vnet_segmentation.training.identity import refuse_other_cases
 from vnet_segmentation.training.plan import TrainingOptions
-from vnet_segmentation.training.state import begun, discard, state_folder
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 
 TABLE_NAME, HISTOGRAM_NAME = "results.csv", "dice_histogram.svg"
 _PLAN_NAME, _MASKS_NAME = "crossvalidation.json", "masks"
+_OTHERWISE = "choose another output"
 
 
 def cross_validate(
@@ -82,10 +83,12 @@ def cross_validate(
         if only and number not in only:
             continue
         pending = [case for case in unseen if not _mask(output, case).exists()]
+        model = output / f"fold-{number}"
         if not pending:
             say(f"Fold {number} of {len(parts)} is done")
+            # It may have been killed after its last mask.
+            discard(state_folder(model))
             continue
-        model = output / f"fold-{number}"
         made = (model / "model.json").exists()
         _refuse_learned(model if made else options.base, {case.name: voxel_hashes[case.name] for case in unseen})
         if not made:
@@ -140,9 +143,9 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
     except (ValueError, TypeError):
         # Damaged: what it was made for cannot be told.
         stored = {}
-    if {**stored, "cases": plan["cases"]} == plan and isinstance(stored.get("cases", {}), dict):
-        # Earlier versions did not keep any: what has not changed since cannot be told.
-        _refuse_changes(stored.get("cases", {}), plan["cases"])
+    # Earlier versions did not keep any: what has changed since cannot be told.
+    if isinstance(stored.get("cases"), dict):
+        refuse_other_cases("cross-validation", stored["cases"], plan["cases"], _OTHERWISE)
     if stored != plan:
         raise UserError(
             f"{output} holds another cross-validation, or one of an earlier version. Give the same data and options as "
@@ -172,7 +175,8 @@ def _held_out(data: Path, digests: dict[str, str], unseen: Sequence[Case]) -> tu
         UserError: cases in the plan changed.
     """
     cases = find_cases(data)
-    _refuse_changes(digests, _digests([case for case in cases if case.name in digests]))
+    now = _digests([case for case in cases if case.name in digests])
+    refuse_other_cases("cross-validation", digests, now, _OTHERWISE)
     learning = digests.keys() - {case.name for case in unseen}
     return tuple(case.name for case in cases if case.name not in learning)
 
@@ -189,12 +193,6 @@ def _refuse_learned(model: Path | None, voxel_hashes: dict[str, str]) -> None:
             f"{model} has learned from {list_names(known)}, and so cannot be judged by them. Choose another output, or "
             "another model to start from."
         )
-
-
-def _refuse_changes(before: dict[str, str], now: dict[str, str]) -> None:
-    changed = sorted(name for name, digest in before.items() if now.get(name) != digest)
-    if changed:
-        raise changed_since("cross-validation", changed, "choose another output")
 
 
 def _digests(cases: Sequence[Case]) -> dict[str, str]:

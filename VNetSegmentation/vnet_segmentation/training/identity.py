@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vnet_segmentation.arrays import to_array
 from vnet_segmentation.errors import UserError, list_names
+from vnet_segmentation.models.training_state import begun
 from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.training.cache import TrainingCase
+from vnet_segmentation.training.checkpoint import read_checkpoint
 
 _CASES = ("training cases", "validation cases")
 
@@ -31,31 +36,30 @@ def weights_digest(network: VNet) -> str:
     return digest.hexdigest()
 
 
-def refuse_changed_cases(stored: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raises `UserError` if a stored state is of the same run, but for what the files of its cases hold.
-
-    Args:
-        stored, own: with what `case_identities` gave, and all else that tells runs apart.
-    """
-    if any(stored.get(key) != value for key, value in own.items() if key not in _CASES):
-        return
-    changed = []
-    for key in _CASES:
-        if [case[:2] for case in stored.get(key, [])] != [case[:2] for case in own[key]]:
-            return
-        changed += [case[0] for case, before in zip(own[key], stored[key], strict=True) if case != before]
-    if changed:
-        raise changed_since("training", changed, "begin a new training")
+def stored_sources(folder: Path) -> dict[str, str]:
+    """The source of each case (`cache.files_digest`), by its name, of the training that a state folder has begun; empty
+    where nothing tells."""
+    file = begun(folder)
+    with suppress(OSError, ValueError, KeyError, TypeError, UserError):
+        if file:
+            state = json.loads(file.read_text("utf-8")) if file.suffix == ".json" else read_checkpoint(file)[1]
+            return {name: source for key in _CASES for name, _, source in state["identity"][key]}
+    return {}
 
 
-def changed_since(what: str, names: Sequence[str], otherwise: str) -> UserError:
-    """The sentence for cases whose files have changed since the work on them began.
+def refuse_other_cases(what: str, before: Mapping[str, str], now: Mapping[str, str], otherwise: str) -> None:
+    """Raises `UserError`, which names them, if cases came, went or changed since the work on them began.
 
     Args:
         what: that work.
-        names: of the cases.
-        otherwise: what to do if the former files are not wanted back.
+        before, now: `cache.files_digest` of the cases, by their names.
+        otherwise: what to do if the former data are not wanted back.
     """
-    return UserError(
-        f"Since this {what} began, {list_names(names)} changed. Put the former files back, or {otherwise}."
-    )
+    changes = {
+        "changed": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
+        "missing": sorted(before.keys() - now.keys()),
+        "new": sorted(now.keys() - before.keys()),
+    }
+    told = "; ".join(f"{change}: {list_names(names)}" for change, names in changes.items() if names)
+    if told:
+        raise UserError(f"This {what} began with other data ({told}). Give the cases as they were, or {otherwise}.")

@@ -21,7 +21,7 @@ from vnet_segmentation.processes import Processes
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.description import describe_model
-from vnet_segmentation.training.identity import case_identities, refuse_changed_cases
+from vnet_segmentation.training.identity import case_identities
 from vnet_segmentation.training.learner import Learner
 from vnet_segmentation.training.plan import TrainingOptions
 from vnet_segmentation.training.recipe import Recipe
@@ -133,8 +133,6 @@ def judge_fold(job: Job, number: int, fold: Split) -> list[Row]:
     if stored:
         known, rows = stored
         if known != identity:
-            if isinstance(known, dict):
-                refuse_changed_cases(known, identity)
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
                 "output."

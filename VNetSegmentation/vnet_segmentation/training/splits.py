@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vnet_segmentation.datasets.dataset import Case
@@ -63,7 +63,7 @@ def split_cases(
     return TrainingPlan([], _one_in_five(cases, seed))
 
 
-def check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
+def check_names(names: Iterable[str], cases: Sequence[Case]) -> None:
     """Raises `UserError` for a name that no case has."""
     unknown = set(names) - {case.name for case in cases}
     if unknown:

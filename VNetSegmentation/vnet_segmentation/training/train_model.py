@@ -16,9 +16,11 @@ from vnet_segmentation.evaluation.improvement import MIN_CASES, Improvement
 from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.models.bundle import check_destination, save_bundle
 from vnet_segmentation.models.library import known_cases
+from vnet_segmentation.models.training_state import begun, claim, state_folder
 from vnet_segmentation.processes import Processes
-from vnet_segmentation.training.cache import SyntheticCases, load_cases
+from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
+from vnet_segmentation.training.identity import refuse_other_cases, stored_sources
 from vnet_segmentation.training.job import Job, counted, judge_fold, judge_run, measure, train_run
 from vnet_segmentation.training.plan import (
     TrainingOptions,
@@ -28,9 +30,10 @@ from vnet_segmentation.training.plan import (
     make_recipe,
     plan_training,
 )
-from vnet_segmentation.training.state import begun, claim, state_folder
 from vnet_segmentation.training.training_run import Progress
+from vnet_segmentation.user_folders import check_model_name
 
+_CACHE_NAME = "cache"
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
 
@@ -80,18 +83,21 @@ def train_model(
 
     Raises:
         UserError: the options or the data have problems (all of the data's are listed), the output exists, the
-            checkpoint is damaged or another run's, another process trains it, or the training diverged.
+            checkpoint is damaged, another run's or of other data, another process trains it, or the training diverged.
         Cancelled: `should_stop` said so; once it had begun to train, a checkpoint is there.
     """
     processes = processes or Processes()
     check_options(options)
+    # A path like "." has no name, and so no folder beside it.
+    check_model_name(model.name)
     state = state_folder(model)
     if processes.is_first and not _check_state(model, state, resume) and resume:
         say("There is nothing to go on with: a new training begins")
     with claim(state) if processes.is_first else nullcontext():
         if processes.is_first:
-            # Half a checkpoint of a process that was killed; nobody else writes here now.
-            remove_leftovers(state, older_than_s=0)
+            # Half a file of a process that was killed; nobody else writes here now.
+            for folder in (state, state / _CACHE_NAME):
+                remove_leftovers(folder, older_than_s=0)
         return _train_model(data, model, options, device, cache, say, report, should_stop, processes)
 
 
@@ -112,12 +118,18 @@ def _train_model(
     options = replace(options, width=recipe.width)
     state = state_folder(model)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
+    # Before they are read: a slip in a name is answered at once.
+    plan = plan_training(cases, options)
     voxel_hashes: dict[str, str] = {}
     if processes.is_first:
         say(f"Checking {counted(len(cases))}")
         voxel_hashes = refuse_problems(cases)
-    plan = plan_training(cases, options)
-    cache = cache or state / "cache"
+    used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
+    stored = stored_sources(state) if processes.is_first else {}
+    if stored:
+        # Before anything is prepared, and by their names.
+        refuse_other_cases("training", stored, {case.name: files_digest(case) for case in used}, "begin a new training")
+    cache = cache or state / _CACHE_NAME
 
     def prepare_next(name: str) -> None:
         if should_stop():
@@ -127,7 +139,6 @@ def _train_model(
     if not processes.is_first:
         # The first process fills the cache.
         processes.wait()
-    used = list(dict.fromkeys([*plan.final.training, *plan.final.validation]))
     prepared = dict(zip(used, load_cases(used, recipe.preprocessing, cache, prepare_next), strict=True))
     if processes.is_first:
         processes.wait()

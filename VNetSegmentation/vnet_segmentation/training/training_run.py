@@ -18,7 +18,7 @@ from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.segmentation.inference import Predictor
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.checkpoint import read_checkpoint, write_checkpoint
-from vnet_segmentation.training.identity import case_identities, refuse_changed_cases, weights_digest
+from vnet_segmentation.training.identity import case_identities, weights_digest
 from vnet_segmentation.training.learner import Learner, tensors_named
 from vnet_segmentation.training.validation import Best, mean_dice
 
@@ -208,8 +208,7 @@ class TrainingRun:
         """Goes on where `save` stopped.
 
         Raises:
-            UserError: the checkpoint is damaged, of another version or of another run (recipe, cases or seed differ),
-                or the files of a case have changed.
+            UserError: the checkpoint is damaged, of another version or of another run (recipe, cases or seed differ).
         """
         tensors, state = read_checkpoint(path)
         try:
@@ -224,7 +223,6 @@ class TrainingRun:
         stored, own = state["identity"], self._identity()
         different = [key for key, value in own.items() if stored.get(key) != value]
         if different:
-            refuse_changed_cases(stored, own)
             raise UserError(
                 f"The checkpoint {path} belongs to another run: {', '.join(different)} differ. "
                 "Resume with the same data, options and version of this program, or choose another output."

@@ -1,4 +1,4 @@
-"""One batch at a time where several write the same files."""
+"""One process at a time where several write the same files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from filelock import FileLock, Timeout
 @contextmanager
 def alone(path: Path, patience_s: float, keeps: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Waits for a lock and holds it, where the file system has locks; where it has none, or waiting takes too long, the
-    work goes on without: a batch is not to end for a table.
+    work goes on without: a batch is not to end for a table, nor a mask to be lost.
 
     Args:
         path: the lock's file, in a folder that is made if need be.
-        keeps: asked at the end: whether the file is needed again. Windows removes it in any case.
+        keeps: asked at the end: whether the file is needed again. Windows, and filelock from 3.20.4 to 3.29, remove it
+            in any case.
     """
     lock, is_ours = FileLock(path), True
     try:

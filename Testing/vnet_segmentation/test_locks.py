@@ -1,4 +1,4 @@
-"""A batch waits for another one, and goes on without a lock where it gets none."""
+"""Who writes waits for another one, and goes on without a lock where it gets none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from vnet_segmentation.batch.locks import alone
+from vnet_segmentation.locks import alone
 
 
 def test_a_lock_is_held_and_leaves_nothing_unless_it_is_needed_again(tmp_path: Path) -> None:
