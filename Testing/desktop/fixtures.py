@@ -90,6 +90,7 @@ class Desktop:
     def close(self) -> None:
         """Ends the panels as the application does when it ends."""
         import slicer
+        from PySide6 import QtCore
 
         from desktop.pythonqt import unwrap
 
@@ -98,6 +99,8 @@ class Desktop:
             widget.cleanup()
             unwrap(root).deleteLater()
         self._panels = []
+        # Nothing else deletes them without a running event loop, and each would follow the scenes of all later tests.
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
         slicer.mrmlScene.Clear(0)
         slicer.app.processEvents()
         self.dialogs.clear()
