@@ -18,8 +18,8 @@ import SimpleITK as sitk
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "VNetSegmentation" / "Scripts" / "segment_batch.py"
-# Arguments: the file of a scan, and two bundles. Each gets it under a transform, and what is no scan; the second one gets
-# the same name once more.
+# Arguments: the file of a scan, and two bundles. Each gets it under a transform, and what is no scan; the second one
+# gets the same name once more.
 MAKE_SCENES = """
 import sys, types
 import numpy as np, SimpleITK as sitk, slicer, slicer.util, vtk
