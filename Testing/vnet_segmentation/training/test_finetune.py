@@ -171,7 +171,7 @@ def test_a_model_carries_no_names_paths_or_headers(data: Path, base: Path, tmp_p
         assert b"Secret" not in file.read_bytes()
     for name in ("Moe.nrrd", "Moe_segmentation.nrrd"):
         (data / name).unlink()
-    train(data, tmp_path / "mine", options(base))
+    train(data, tmp_path / "mine", options(base, iterations=2))
     for file in (tmp_path / "mine").iterdir():
         content = file.read_bytes()
         if file.suffix == ".safetensors":
@@ -210,29 +210,29 @@ def test_a_model_that_has_not_learned_from_what_judges_it_is_not_said_to(
 
 
 def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Path) -> None:
-    train(data, tmp_path / "mine", options(base, names_cases=True))
+    train(data, tmp_path / "mine", options(base, iterations=2, names_cases=True))
     description = read_description(tmp_path / "mine")
     assert "Roe-Jane" in description["training"]["training_cases"]
     assert "Roe-Jane" in [row["case"] for row in description["metrics"]["by_case"]]
 
 
-@pytest.mark.parametrize("stopped_in", ["Run 2 of 4", "Training on 4 cases"])
-def test_a_stopped_training_goes_on_to_the_same_model(data: Path, base: Path, tmp_path: Path, stopped_in: str) -> None:
+def test_a_stopped_training_goes_on_to_the_same_model(data: Path, base: Path, tmp_path: Path) -> None:
     whole = train(data, tmp_path / "whole", options(base))
-    said: list[str] = []
-    asked = iter(range(10**6))
+    for stopped_in in ("Run 2 of 4", "Training on 4 cases"):
+        said: list[str] = []
+        asked = iter(range(10**6))
 
-    def should_stop() -> bool:
-        return any(sentence.startswith(stopped_in) for sentence in said) and next(asked) >= 2
+        def should_stop(stopped_in: str = stopped_in, said: list[str] = said, asked: Any = asked) -> bool:
+            return any(sentence.startswith(stopped_in) for sentence in said) and next(asked) >= 2
 
-    with pytest.raises(Cancelled):
-        train(data, tmp_path / "whole2", options(base), say=said.append, should_stop=should_stop)
-    again: list[str] = []
-    resumed = train(data, tmp_path / "whole2", options(base), resume=True, say=again.append)
-    assert "Going on at iteration 3" in again
-    assert resumed == whole
-    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "whole2")]
-    assert weights[0] == weights[1]
+        model = tmp_path / stopped_in.replace(" ", "-")
+        with pytest.raises(Cancelled):
+            train(data, model, options(base), say=said.append, should_stop=should_stop)
+        again: list[str] = []
+        assert train(data, model, options(base), resume=True, say=again.append) == whole
+        assert "Going on at iteration 3" in again
+        weights = [(folder / "weights.safetensors").read_bytes() for folder in (tmp_path / "whole", model)]
+        assert weights[0] == weights[1]
 
 
 def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_path: Path) -> None:
@@ -252,23 +252,25 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
         train(data, tmp_path / "mine", options(base), resume=True)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'])
-def test_a_damaged_fold_is_made_again(data: Path, base: Path, tmp_path: Path, content: str) -> None:
-    whole = train(data, tmp_path / "mine", options(base))
-    (tmp_path / "mine.training" / "fold-1.json").write_text(content)
-    said: list[str] = []
-    assert train(data, tmp_path / "mine", options(base), resume=True, say=said.append) == whole
-    assert "Training on 2 cases. It was asked for." in said
+def test_a_damaged_fold_is_made_again(data: Path, base: Path, tmp_path: Path) -> None:
+    whole = train(data, tmp_path / "mine", options(base, iterations=2))
+    for content in ("{", "[]", '{"identity": {}, "rows": [{"case": "Moe"}]}'):
+        (tmp_path / "mine.training" / "fold-1.json").write_text(content)
+        said: list[str] = []
+        assert train(data, tmp_path / "mine", options(base, iterations=2), resume=True, say=said.append) == whole
+        assert "Training on 2 cases. It was asked for." in said
 
 
 def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, tmp_path: Path) -> None:
     said: list[str] = []
     stop = lambda: any(sentence.startswith("Run 3") for sentence in said)  # noqa: E731
     with pytest.raises(Cancelled):
-        train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+        train(data, tmp_path / "mine", options(base, iterations=2), say=said.append, should_stop=stop)
     moved, base_too = data.rename(tmp_path / "moved"), base.rename(tmp_path / "base_too")
     said.clear()
-    result = train(moved, tmp_path / "mine", replace(options(base_too), minutes=99.0), resume=True, say=said.append)
+    result = train(
+        moved, tmp_path / "mine", replace(options(base_too, iterations=2), minutes=99.0), resume=True, say=said.append
+    )
     assert len(result.after) == 4
     # What the first two folds gave is taken as it is.
     assert [sentence[:8] for sentence in said if sentence.startswith("Training")] == ["Training"] * 2
@@ -277,8 +279,8 @@ def test_a_training_goes_on_in_folders_that_have_moved(data: Path, base: Path, t
 def test_cases_left_out_are_not_even_checked(data: Path, base: Path, tmp_path: Path) -> None:
     (data / "Moe_segmentation.nrrd").write_bytes(b"damaged")
     with pytest.raises(UserError, match="Moe"):
-        train(data, tmp_path / "mine", options(base))
-    result = train(data, tmp_path / "mine", options(base, held_out=("Moe",)))
+        train(data, tmp_path / "mine", options(base, iterations=2))
+    result = train(data, tmp_path / "mine", options(base, iterations=2, held_out=("Moe",)))
     assert len(result.after) == 3
 
 
@@ -291,10 +293,10 @@ def test_the_prostates_label_can_be_chosen(data: Path, base: Path, tmp_path: Pat
     zones.CopyInformation(mask)
     sitk.WriteImage(zones, str(file))
     with pytest.raises(UserError, match="2 labels"):
-        train(data, tmp_path / "mine", options(base))
+        train(data, tmp_path / "mine", options(base, iterations=2))
     volumes = {}
     for label in (0, 1):
-        result = train(data, tmp_path / f"mine{label}", options(base, label=label, validation=("Moe",)))
+        result = train(data, tmp_path / f"mine{label}", options(base, iterations=2, label=label, validation=("Moe",)))
         volumes[label] = result.after[0].comparison.whole
     assert volumes[0] != volumes[1]
     assert np.isfinite(volumes[0].hausdorff95_mm)

@@ -484,17 +484,32 @@ def test_problems_are_told_without_a_traceback(data: Path, tmp_path: Path, capsy
     assert second.startswith("vnet-segmentation: The time")
 
 
+# The command with a field as small as in the other tests, for which it has no option.
+SMALL_COMMAND = """
+import sys
+from dataclasses import replace
+from vnet_segmentation.__main__ import main
+from vnet_segmentation.images.preprocessing import Preprocessing
+from vnet_segmentation.training import plan
+from vnet_segmentation.training.recipe import load_recipe
+
+recipe = replace(load_recipe("paper"), preprocessing=Preprocessing((2.0, 2.0, 3.0), (32, 32, 16)))
+plan.load_recipe = lambda name: recipe
+sys.exit(main())
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl+C to one process")
 @pytest.mark.usefixtures("same_threads")
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
-    data: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So many that they are not over before the signal comes.
     arguments = ["train", str(data), "-o", str(model), "--preset", "paper", "--layout", "monai", "--width", "1"]
-    arguments += ["--validation", "1", "--iterations", "3", "--device", "cpu", "--precision", "float32"]
-    environment = os.environ | {"PYTHONPATH": str(Path(vnet_segmentation.__file__).parents[1])}
+    arguments += ["--validation", "1", "--iterations", "1000", "--device", "cpu", "--precision", "float32"]
     with subprocess.Popen(
-        [sys.executable, "-m", "vnet_segmentation", *arguments],
-        env=environment,
+        [sys.executable, "-c", SMALL_COMMAND, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(vnet_segmentation.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -515,11 +530,18 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
     assert not model.exists()
     assert checkpoint_of(model).is_file()
 
+    def learn_nothing(run: TrainingRun) -> float:
+        run.iteration += 1
+        return 0.5
+
+    recipe = replace(load_recipe("paper"), preprocessing=COARSE)
+    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(TrainingRun, "step", learn_nothing)
     assert cli.run([*arguments, "--resume"]) == ExitCode.OK
     said = capsys.readouterr()
     assert said.err == ""
     assert "Going on at iteration " in said.out
-    assert "100.0%  iteration 3  loss " in said.out
+    assert "100.0%  iteration 1000  loss 0.5" in said.out
     assert said.out.endswith(f"The model is in {model}. To use it: --model {model}\n")
     assert json.loads((model / "model.json").read_text("utf-8"))["metrics"]["n_cases"] == 1
 
