@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import small_command
 import torch
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
@@ -104,7 +105,7 @@ def test_the_command_runs_under_torchrun(tmp_path: Path, bright_ball) -> None:
         sitk.WriteImage(scan, str(data / f"Case{number}.nrrd"))
         sitk.WriteImage(mask, str(data / f"Case{number}_segmentation.nrrd"))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = ["-m", "vnet_segmentation", "train", str(data), "-o", str(tmp_path / "mine"), "--preset", "paper"]
+    command = [small_command.__file__, "train", str(data), "-o", str(tmp_path / "mine"), "--preset", "paper"]
     command += ["--layout", "monai", "--width", "1", "--iterations", "1", "--validation", "1", "--device", "cpu"]
     run = subprocess.run(
         [*launcher, *command, "--precision", "float32"],

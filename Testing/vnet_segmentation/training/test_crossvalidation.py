@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from small_command import small_recipe
 
 from vnet_segmentation.cli import main as cli
 from vnet_segmentation.device import Device
@@ -21,7 +22,6 @@ from vnet_segmentation.training import crossvalidation
 from vnet_segmentation.training import plan as training_plan
 from vnet_segmentation.training.crossvalidation import cross_validate
 from vnet_segmentation.training.plan import TrainingOptions
-from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import train_model
 
 CPU = Device("cpu", "float32", "It was asked for.")
@@ -38,8 +38,7 @@ QUICK = TrainingOptions(
 @pytest.fixture
 def small_field(monkeypatch):
     """For the command, which has no option for it."""
-    recipe = replace(load_recipe("paper"), preprocessing=QUICK.preprocessing)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", small_recipe)
 
 
 @pytest.fixture

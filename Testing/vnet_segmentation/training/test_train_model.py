@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import small_command
 
 import vnet_segmentation
 from vnet_segmentation.cli import commands as cli_commands
@@ -484,21 +485,6 @@ def test_problems_are_told_without_a_traceback(data: Path, tmp_path: Path, capsy
     assert second.startswith("vnet-segmentation: The time")
 
 
-# The command with a field as small as in the other tests, for which it has no option.
-SMALL_COMMAND = """
-import sys
-from dataclasses import replace
-from vnet_segmentation.__main__ import main
-from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training import plan
-from vnet_segmentation.training.recipe import load_recipe
-
-recipe = replace(load_recipe("paper"), preprocessing=Preprocessing((2.0, 2.0, 3.0), (32, 32, 16)))
-plan.load_recipe = lambda name: recipe
-sys.exit(main())
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl+C to one process")
 @pytest.mark.usefixtures("same_threads")
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
@@ -508,7 +494,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
     arguments = ["train", str(data), "-o", str(model), "--preset", "paper", "--layout", "monai", "--width", "1"]
     arguments += ["--validation", "1", "--iterations", "1000", "--device", "cpu", "--precision", "float32"]
     with subprocess.Popen(
-        [sys.executable, "-c", SMALL_COMMAND, *arguments],
+        [sys.executable, small_command.__file__, *arguments],
         env=os.environ | {"PYTHONPATH": str(Path(vnet_segmentation.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -534,8 +520,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
         run.iteration += 1
         return 0.5
 
-    recipe = replace(load_recipe("paper"), preprocessing=COARSE)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_plan, "load_recipe", small_command.small_recipe)
     monkeypatch.setattr(TrainingRun, "step", learn_nothing)
     assert cli.run([*arguments, "--resume"]) == ExitCode.OK
     said = capsys.readouterr()
