@@ -41,7 +41,7 @@ class Panel:
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
     monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
-    recipe = replace(load_recipe("finetune"), synthetic_probability=0.0, small_crop_until=0.0, iterations=3)
+    recipe = replace(load_recipe("finetune"), synthetic_probability=0.0, small_crop_until=0.0, iterations=2)
     monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
     save_untrained_model(folder / "tiny", preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)))
     return folder
