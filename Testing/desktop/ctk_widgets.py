@@ -13,12 +13,14 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
     contentsCollapsed = Signal(bool)
     _TITLE_HEIGHT = 26
+    _WANTED = "visibilityToParent"
+    """Property of a child that somebody has shown or hidden: whether it is to be seen while the area is open."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._collapsed = False
         self._text = ""
-        self._hidden_children = []
+        self._forcing_visibility = self._watches_children = False
         self.setContentsMargins(0, self._TITLE_HEIGHT, 0, 0)
         self._title = QtWidgets.QToolButton(self)
         self._title.setObjectName("")
@@ -45,21 +47,47 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self.contentsCollapsed.emit(collapsed)
 
     def _apply(self):
-        if self._collapsed:
-            for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly):
-                if child is not self._title and not child.isHidden():
-                    child.setVisible(False)
-                    self._hidden_children.append(child)
-            self.setMaximumHeight(self._TITLE_HEIGHT)
-        else:
-            self.setMaximumHeight(16777215)
-            for child in self._hidden_children:
-                child.setVisible(True)
-            self._hidden_children = []
+        self.setMaximumHeight(self._TITLE_HEIGHT if self._collapsed else 16777215)
+        # Before it was shown once nothing can be hidden.
+        if self._watches_children:
+            for child in self._content():
+                self._set_child_visibility(child)
         self._show_title()
 
+    def _content(self):
+        children = self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly)
+        return [child for child in children if child is not self._title]
+
+    def _set_child_visibility(self, child):
+        wanted = child.property(self._WANTED) is not False
+        self._forcing_visibility = True
+        child.setVisible(wanted and not self._collapsed)
+        if wanted:
+            child.setAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
+        self._forcing_visibility = False
+
+    def eventFilter(self, child, event):
+        """A child that is shown while the area is folded is hidden again until it unfolds."""
+        if not self._forcing_visibility:
+            if event.type() == QtCore.QEvent.Type.ShowToParent:
+                child.setProperty(self._WANTED, True)
+                self._set_child_visibility(child)
+            elif event.type() == QtCore.QEvent.Type.HideToParent:
+                child.setProperty(self._WANTED, False)
+        return False
+
+    def setVisible(self, visible):
+        self._forcing_visibility = True
+        super().setVisible(visible)
+        self._forcing_visibility = False
+
     def showEvent(self, event):
-        if self._collapsed:
+        if not self._watches_children:
+            self._watches_children = True
+            for child in self._content():
+                if child.isHidden() and child.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide):
+                    child.setProperty(self._WANTED, False)
+                child.installEventFilter(self)
             self._apply()
         super().showEvent(event)
 

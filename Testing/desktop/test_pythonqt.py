@@ -221,6 +221,30 @@ def test_an_emptied_path_is_no_valid_input_and_no_new_path(desktop):
     assert got == ["/a", True, "/b", False, "/c", True]
 
 
+def test_a_child_that_is_shown_or_hidden_while_its_area_is_folded_is_so_once_it_unfolds(qt):
+    import ctk
+
+    window, area = qt.QWidget(), ctk.ctkCollapsibleButton()
+    outside, inside = qt.QVBoxLayout(), qt.QVBoxLayout()
+    window.setLayout(outside)
+    outside.addWidget(area)
+    area.setLayout(inside)
+    first, second = qt.QLabel("first"), qt.QLabel("second")
+    for label in (first, second):
+        inside.addWidget(label)
+    first.visible = False
+    area.collapsed = True
+    window.show()
+    assert not first.isVisible()
+    assert not second.isVisible()
+    first.visible = True
+    second.visible = False
+    assert not first.isVisible()
+    area.collapsed = False
+    assert first.isVisible()
+    assert not second.isVisible()
+
+
 def test_a_node_combo_box_follows_the_scene(desktop):
     import slicer
 
