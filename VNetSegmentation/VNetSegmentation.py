@@ -45,12 +45,13 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
 
     def setup(self):
         from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
+        from VNetSegmentationLib.formWidgets import formWidgets
         from VNetSegmentationLib.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/VNetSegmentation.ui"))
         self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.ui = formWidgets(uiWidget)
         self.logic = VNetSegmentationLogic()
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))

@@ -138,5 +138,4 @@ class Panel(VTKObservationMixin):
 def _parameterWidgets(ui) -> dict:
     """The widgets that the form binds to a parameter, by its name."""
     bound = {widget.property("SlicerParameterName"): widget for widget in vars(ui).values()}
-    # An effect of another extension in the segment editor may bind some to a parameter of its own.
-    return {name: widget for name, widget in bound.items() if name in PanelParameters.allParameters}
+    return {name: widget for name, widget in bound.items() if name}
