@@ -61,6 +61,24 @@ def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     assert segmented.ui.resultCollapsibleButton.enabled
 
 
+def test_a_segmentation_that_was_chosen_by_hand_is_there_again_after_another_scan(segmented, add_scan):
+    import slicer
+
+    first, automatic = segmented.ui.inputVolumeSelector.currentNode(), segmented.segmentation
+    byHand = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+    segmented.ui.outputSegmentationSelector.setCurrentNode(byHand)
+    second = add_scan("another")
+    segmented.choose(second)
+    assert segmented.segmentation is None
+    segmented.choose(first)
+    assert segmented.segmentation is byHand
+    # One that is gone makes room for the automatic choice.
+    segmented.choose(second)
+    slicer.mrmlScene.RemoveNode(byHand)
+    segmented.choose(first)
+    assert segmented.segmentation is automatic
+
+
 def test_the_next_scan_does_not_go_into_the_segmentation_of_one_that_was_deleted(segmented, add_scan, desktop):
     import slicer
 
