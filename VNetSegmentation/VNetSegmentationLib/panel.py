@@ -69,6 +69,7 @@ class Panel(VTKObservationMixin):
         # The wrapper itself is kept: Slicer has the node call it as long as both live.
         self._parameters.disconnectGui(self._guiTag)
         self._segmentTab.cleanup()
+        self._batchTab.cleanup()
         self._trainTab.cleanup()
         self.worker.stop()
 
