@@ -102,6 +102,20 @@ def test_settings_outlive_the_panel(desktop, tmp_path):
     assert second.ui.batchInputPath.currentPath == str(tmp_path)
 
 
+def test_long_paths_do_not_widen_the_panel(desktop, tmp_path):
+    def width():
+        return desktop.open_module().ui.tabs.minimumSizeHint.width()
+
+    from VNetSegmentationLib.settings import setSetting
+
+    for name in ("BatchInput", "BatchOutput", "TrainingFolder"):
+        setSetting(name, "/data")
+    usual = width()
+    for name in ("BatchInput", "BatchOutput", "TrainingFolder"):
+        setSetting(name, "/data/a folder in a folder" * 5)
+    assert width() == usual
+
+
 @pytest.mark.parametrize("name", ["saveFolderPath", "batchInputPath", "batchOutputPath", "trainingFolderPath"])
 def test_the_button_beside_a_folder_asks_for_a_folder(panel, desktop, tmp_path, name):
     desktop.answers["getExistingDirectory"] = str(tmp_path)

@@ -129,6 +129,28 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         browse.clicked.connect(self.browse)
         layout.addWidget(browse)
         self._filters = self.AllEntries
+        self._minimum_length = 0
+        self._minimum_hint = None
+        self._browse = browse
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+
+    def minimumSizeHint(self):
+        """Asked for the first time it is wide enough for the whole path, unless a length was set, and stays so."""
+        if self._minimum_hint is None:
+            metrics = self.fontMetrics()
+            if self._minimum_length:
+                width = self._minimum_length * metrics.horizontalAdvance("X")
+            elif self._get_path():
+                width = metrics.boundingRect(self._get_path()).width() + 8
+            else:
+                width = 7 * metrics.horizontalAdvance("x")
+            arrow = 30
+            width += arrow + self._browse.minimumSizeHint().width()
+            self._minimum_hint = QtCore.QSize(width, self._combo.minimumSizeHint().height())
+        return self._minimum_hint
+
+    def _set_minimum_length(self, length):
+        self._minimum_length = length
 
     def _get_path(self):
         return self._combo.currentText()
@@ -163,6 +185,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     currentPath = Property(str, _get_path, _set_path, notify=currentPathChanged)
     filters = Property(int, _get_filters, _set_filters)
+    minimumContentsLength = Property(int, lambda self: self._minimum_length, _set_minimum_length)
 
 
 class ctkSliderWidget(QtWidgets.QWidget):

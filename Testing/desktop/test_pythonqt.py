@@ -190,6 +190,15 @@ def test_widgets_of_ctk(qt):
     assert slider.tracking is True
 
 
+def test_a_path_edit_is_as_wide_as_its_path_unless_a_length_is_set(desktop):
+    import ctk
+
+    free, limited = ctk.ctkPathLineEdit(), ctk.ctkPathLineEdit()
+    limited.minimumContentsLength = 10
+    free.currentPath = limited.currentPath = "/a/folder/that/lies/deep" * 5
+    assert limited.minimumSizeHint.width() < free.minimumSizeHint.width() / 3
+
+
 @pytest.mark.parametrize(
     ("filters", "dialog"),
     [
