@@ -329,11 +329,12 @@ def test_a_segmentation_that_was_just_created_goes_to_the_transformed_scan(panel
 
 
 def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeypatch):
-    """Slicer returns what it could download, which may be nothing."""
+    """Slicer returns what it could download, which may be nothing; or paths of what it could not read, such as a
+    firewall's page."""
     import sys
     import types
 
-    for got in ([], [add_scan("USProstate")]):
+    for got in ([], [add_scan("USProstate")], ["/cache/MR-prostate.nrrd"], [None]):
         before = panel.ui.inputVolumeSelector.currentNode()
         monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=lambda name, got=got: got))
         desktop.click(panel.ui.sampleDataButton)

@@ -307,8 +307,10 @@ class SegmentTab:
         with slicer.util.tryWithErrorDisplay(_("The sample scan could not be loaded."), waitCursor=True):
             import SampleData
 
-            # With it comes an ultrasound of the same prostate; what cannot be downloaded is left out.
-            nodes = SampleData.downloadSamples("MRUSProstate")
+            # With it comes an ultrasound of the same prostate. What cannot be downloaded is left out; of what was and
+            # cannot be read, such as the page of a firewall, there is a path.
+            samples = SampleData.downloadSamples("MRUSProstate")
+            nodes = [sample for sample in samples if isinstance(sample, slicer.vtkMRMLNode)]
             scan = next((node for node in nodes if "MR" in node.GetName()), None)
             if scan is None:
                 raise RuntimeError(_("No internet, or a firewall in the way. Load a scan of your own."))
