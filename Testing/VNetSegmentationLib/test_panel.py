@@ -116,6 +116,17 @@ def test_long_paths_do_not_widen_the_panel(desktop, tmp_path):
     assert width() == usual
 
 
+def test_long_names_of_nodes_do_not_widen_the_panel(desktop, add_scan):
+    import slicer
+
+    usual = desktop.open_module().ui.tabs.minimumSizeHint.width()
+    add_scan("5: t2_tse_tra_p2_320 as a frame volume ScalarVolume " * 2)
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "A segmentation with a long name " * 3)
+    ui = desktop.open_module().ui
+    assert ui.tabs.minimumSizeHint.width() == usual
+    assert ui.inputVolumeSelector.width > 100
+
+
 @pytest.mark.parametrize("name", ["saveFolderPath", "batchInputPath", "batchOutputPath", "trainingFolderPath"])
 def test_the_button_beside_a_folder_asks_for_a_folder(panel, desktop, tmp_path, name):
     desktop.answers["getExistingDirectory"] = str(tmp_path)
