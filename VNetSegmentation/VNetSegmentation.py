@@ -55,6 +55,9 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
         self.logic = VNetSegmentationLogic()
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
+        if self.parent.isEntered:
+            # After a reload Slicer does not call this again.
+            self.enter()
 
     def onReload(self):
         """Reload, for developers: the packages behind this file are read anew with it."""

@@ -289,6 +289,21 @@ def test_reload_reads_the_packages_anew(panel):
         sys.modules.update(before)
 
 
+def test_a_panel_that_is_reloaded_while_it_is_open_is_open_again(panel, add_scan):
+    import importlib
+
+    from desktop.pythonqt import unwrap
+
+    scan = add_scan()
+    panel.widget.cleanup()
+    successor = importlib.import_module("VNetSegmentation").VNetSegmentationWidget(panel.widget.parent)
+    successor.setup()
+    assert successor.ui.inputVolumeSelector.currentNode() is scan
+    successor.ui.correctCollapsibleButton.collapsed = False
+    assert unwrap(successor.ui.segmentEditorWidget).shortcuts_installed
+    successor.cleanup()
+
+
 def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):
     import slicer
 

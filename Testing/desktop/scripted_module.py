@@ -7,7 +7,9 @@ import os
 import unittest
 
 import slicer
+from PySide6 import QtCore, QtWidgets
 
+from desktop.mrml_widgets import qMRMLWidget
 from desktop.pythonqt import unwrap
 
 
@@ -106,9 +108,12 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         pass
 
 
-def main_widget(root):
-    """The widget that the application gives to a module's panel: a qMRMLWidget with a vertical layout."""
-    from PySide6 import QtWidgets
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """What the application gives to a module's panel: a widget with a vertical layout that knows whether it is open."""
 
-    unwrap(root).setLayout(QtWidgets.QVBoxLayout())
-    return root
+    def __init__(self):
+        super().__init__()
+        QtWidgets.QVBoxLayout(self)
+        self.entered = False
+
+    isEntered = QtCore.Property(bool, lambda self: self.entered)
