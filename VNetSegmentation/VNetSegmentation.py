@@ -55,8 +55,8 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
         self.logic = VNetSegmentationLogic()
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
-        if self.parent.isEntered:
-            # After a reload Slicer does not call this again.
+        # After a reload Slicer does not enter again. The parent of a panel that a script makes knows nothing of that.
+        if getattr(self.parent, "isEntered", False):
             self.enter()
 
     def onReload(self):

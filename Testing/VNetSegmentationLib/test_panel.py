@@ -304,6 +304,18 @@ def test_a_panel_that_is_reloaded_while_it_is_open_is_open_again(panel, add_scan
     successor.cleanup()
 
 
+def test_a_script_can_make_a_panel_of_its_own(desktop, add_scan):
+    import importlib
+
+    desktop.open_module(enter=False)
+    widget = importlib.import_module("VNetSegmentation").VNetSegmentationWidget()
+    widget.enter()
+    assert widget.ui.inputVolumeSelector.currentNode() is None
+    add_scan()
+    desktop.wait_until(lambda: widget.ui.segmentButton.enabled)
+    widget.cleanup()
+
+
 def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):
     import slicer
 

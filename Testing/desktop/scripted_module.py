@@ -36,13 +36,20 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    """A module's panel. With a parent, as the application has it, it is set up by `setup`."""
+    """A module's panel. With a parent, as the application has it, it is set up by `setup`; without one by itself."""
 
-    def __init__(self, parent):
+    def __init__(self, parent=None):
         self.moduleName = self.__class__.__name__.removesuffix("Widget")
         self.developerMode = False
         self.parent = parent
+        if parent is None:
+            self.parent = slicer.qMRMLWidget()
+            QtWidgets.QVBoxLayout(unwrap(self.parent))
+            self.parent.setMRMLScene(slicer.mrmlScene)
         self.layout = self.parent.layout()
+        if parent is None:
+            self.setup()
+            self.parent.show()
 
     def resourcePath(self, name):
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", name)
