@@ -108,6 +108,7 @@ def _batch(desktop: Desktop, folder: Path) -> None:
     ui.tabs.currentIndex = 1
     ui.batchInputPath.currentPath = str(scans)
     ui.batchOutputPath.currentPath = str(folder / "masks")
+    desktop.wait_until(lambda: ui.batchRunButton.enabled)
     desktop.click(ui.batchRunButton)
     desktop.wait_until(lambda: ui.batchCancelButton.isHidden(), 120)
     _picture(desktop, folder, ui, "batch", 480)

@@ -45,15 +45,19 @@ class VNetSegmentationWidget(ScriptedLoadableModuleWidget):
 
     def setup(self):
         from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
+        from VNetSegmentationLib.formWidgets import formWidgets
         from VNetSegmentationLib.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/VNetSegmentation.ui"))
         self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.ui = formWidgets(uiWidget)
         self.logic = VNetSegmentationLogic()
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.panel = Panel(self.ui, self.logic, DependencyInstaller(), self.resourcePath("requirements.txt"))
+        # After a reload Slicer does not enter again. The parent of a panel that a script makes knows nothing of that.
+        if getattr(self.parent, "isEntered", False):
+            self.enter()
 
     def onReload(self):
         """Reload, for developers: the packages behind this file are read anew with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ def ui(desktop):
 def _run(desktop, ui, scans, output) -> None:
     ui.batchInputPath.currentPath = str(scans)
     ui.batchOutputPath.currentPath = str(output)
+    desktop.wait_until(lambda: ui.batchRunButton.enabled)
     desktop.click(ui.batchRunButton)
     desktop.wait_until(lambda: ui.batchCancelButton.isHidden(), timeout_s=120)
 
@@ -42,20 +44,31 @@ def _cells(ui, column: int) -> list[str]:
     return [ui.batchTable.item(row, column).text() for row in range(ui.batchTable.rowCount)]
 
 
-def test_what_is_missing_is_said(ui, tmp_path):
+def test_what_is_missing_is_said(desktop, ui, tmp_path):
     assert not ui.batchRunButton.enabled
     assert "folder with the scans" in ui.batchStatusLabel.text
     ui.batchInputPath.currentPath = str(tmp_path)
-    assert "results" in ui.batchStatusLabel.text
+    desktop.wait_until(lambda: "results" in ui.batchStatusLabel.text)
     ui.batchOutputPath.currentPath = str(tmp_path / "out")
-    assert ui.batchRunButton.enabled
+    desktop.wait_until(lambda: ui.batchRunButton.enabled)
+
+
+def test_a_folder_is_looked_at_once_its_path_is_typed(desktop, ui, monkeypatch):
+    looked = []
+    monkeypatch.setattr(Path, "is_dir", lambda path: looked.append(path) or True)
+    for path in ("/s", "/sh", "/sha", "/shar", "/share"):
+        ui.batchInputPath.currentPath = path
+    assert looked == []
+    desktop.wait_until(lambda: looked)
+    assert looked == [Path("/share")]
 
 
 @pytest.mark.parametrize("name", ["batchInputPath", "batchOutputPath"])
 def test_an_emptied_path_disables_the_button_and_is_not_remembered(desktop, ui, tmp_path, name):
     ui.batchInputPath.currentPath = ui.batchOutputPath.currentPath = str(tmp_path)
+    desktop.wait_until(lambda: ui.batchRunButton.enabled)
     getattr(ui, name).currentPath = ""
-    assert not ui.batchRunButton.enabled
+    desktop.wait_until(lambda: not ui.batchRunButton.enabled)
     assert "Choose the folder" in ui.batchStatusLabel.text
     assert getattr(desktop.open_module().ui, name).currentPath == ""
 
@@ -132,6 +145,7 @@ def test_only_the_files_that_were_asked_for(desktop, ui, scans, tmp_path):
 def test_cancel_keeps_what_is_done_and_a_scan_can_be_segmented_afterwards(desktop, ui, scans, tmp_path):
     ui.batchInputPath.currentPath = str(scans)
     ui.batchOutputPath.currentPath = str(tmp_path / "out")
+    desktop.wait_until(lambda: ui.batchRunButton.enabled)
     desktop.click(ui.batchRunButton)
     assert "batch" in ui.statusLabel.text
     assert not ui.segmentButton.enabled

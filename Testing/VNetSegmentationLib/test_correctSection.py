@@ -6,6 +6,14 @@ import numpy as np
 import SimpleITK as sitk
 
 
+def _editors(panel, name: str):
+    """A widget of the editor's own."""
+    import slicer
+
+    (widget,) = slicer.util.findChildren(panel.ui.segmentEditorWidget, name)
+    return widget
+
+
 def test_the_editor_is_on_the_right_segment_and_volume_at_once(segmented):
     editor = segmented.ui.segmentEditorWidget
     assert editor.currentSegmentID() == "Prostate"
@@ -54,7 +62,7 @@ def test_a_mask_that_is_drawn_by_hand_can_be_saved_and_measured(panel, add_scan,
     )
     assert not panel.ui.saveCollapsibleButton.enabled
     panel.ui.correctCollapsibleButton.collapsed = False
-    desktop.click(panel.ui.AddSegmentButton)
+    desktop.click(_editors(panel, "AddSegmentButton"))
     (first,) = panel.segment_ids
     voxels = np.zeros((24, 128, 128), np.uint8)
     voxels[10:14, 55:75, 55:75] = 1
@@ -62,7 +70,7 @@ def test_a_mask_that_is_drawn_by_hand_can_be_saved_and_measured(panel, add_scan,
     desktop.wait_until(lambda: panel.ui.saveCollapsibleButton.enabled)
     desktop.wait_until(lambda: panel.ui.volumeLabel.text == f"{voxels.sum() * 3.3 / 1000:.1f} ml")
     # Another one beside it changes neither what is saved nor what is being drawn.
-    desktop.click(panel.ui.AddSegmentButton)
+    desktop.click(_editors(panel, "AddSegmentButton"))
     desktop.run_for(0.2)
     assert panel.ui.saveCollapsibleButton.enabled
     assert panel.ui.segmentEditorWidget.currentSegmentID() == panel.segment_ids[1]
@@ -171,3 +179,24 @@ def test_keys_and_mouse_are_the_editors_only_while_it_can_be_seen(segmented):
     assert active()
     ui.correctCollapsibleButton.collapsed = True
     assert not active()
+
+
+def test_an_effect_of_another_extension_names_its_options_as_it_likes(desktop, monkeypatch):
+    import slicer
+    from desktop import mrml_widgets
+    from PySide6 import QtWidgets
+
+    own = mrml_widgets.qMRMLSegmentEditorWidget.__init__
+
+    def with_an_effect(self, parent=None):
+        own(self, parent)
+        options = QtWidgets.QFrame(self)
+        QtWidgets.QLabel(options, objectName="statusLabel").setProperty("SlicerParameterName", "threshold")
+        QtWidgets.QPushButton(options, objectName="trainButton")
+        mrml_widgets.qMRMLNodeComboBox(options).setObjectName("SegmentationNodeComboBox")
+
+    monkeypatch.setattr(mrml_widgets.qMRMLSegmentEditorWidget, "__init__", with_an_effect)
+    ui = desktop.open_module().ui
+    assert ui.trainButton.text == "Train"
+    boxes = slicer.util.findChildren(ui.segmentEditorWidget, "SegmentationNodeComboBox")
+    assert sorted(box.noneEnabled for box in boxes) == [False, True]

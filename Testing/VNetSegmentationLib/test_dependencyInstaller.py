@@ -69,6 +69,15 @@ def test_failure_shows_pips_own_last_lines(install, site_packages, python_slicer
     assert all(line.startswith("ERROR") for line in lines)
 
 
+def test_failure_shows_pips_hint_too(desktop):
+    from VNetSegmentationLib.dependencyInstaller import DependencyInstaller
+
+    installer = DependencyInstaller()
+    error, hint = "ERROR: Could not install packages", "HINT: Windows Long Path support"
+    installer._lines = ["Installing collected packages: torch", error, hint, "[notice] A new release of pip"]
+    assert installer._lastWords() == [error, hint]
+
+
 def test_failure_without_network_gives_the_offline_advice(install, monkeypatch, site_packages, python_slicer):
     from VNetSegmentationLib.dependencies import offlineAdvice
 
@@ -122,6 +131,27 @@ def test_torch_comes_as_its_extension_gets_it(
         "pip install light-the-torch>=0.5",
         "light_the_torch install torch>=98",
     ]
+
+
+@pytest.mark.parametrize("viaExtension", [True, False], ids=["extension", "pip"])
+def test_windows_is_spared_the_torch_whose_paths_are_too_long_for_it(
+    desktop, monkeypatch, install_pytorch_extension, viaExtension
+):
+    from packaging.requirements import Requirement
+
+    from VNetSegmentationLib.dependencyInstaller import _commands
+
+    def versions():
+        line = next(
+            word for command in _commands(["tqdm", "torch>=2.2"]) for word in command if word.startswith("torch")
+        )
+        return list(Requirement(line).specifier.filter(["2.1.0", "2.12.1", "2.13.0", "2.14.1"]))
+
+    if viaExtension:
+        install_pytorch_extension()
+    assert versions() == ["2.12.1", "2.13.0", "2.14.1"]
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert versions() == ["2.12.1", "2.14.1"]
 
 
 def test_two_installations_at_once_are_refused(install, monkeypatch, python_slicer):

@@ -102,6 +102,31 @@ def test_settings_outlive_the_panel(desktop, tmp_path):
     assert second.ui.batchInputPath.currentPath == str(tmp_path)
 
 
+def test_long_paths_do_not_widen_the_panel(desktop, tmp_path):
+    def width():
+        return desktop.open_module().ui.tabs.minimumSizeHint.width()
+
+    from VNetSegmentationLib.settings import setSetting
+
+    for name in ("BatchInput", "BatchOutput", "TrainingFolder"):
+        setSetting(name, "/data")
+    usual = width()
+    for name in ("BatchInput", "BatchOutput", "TrainingFolder"):
+        setSetting(name, "/data/a folder in a folder" * 5)
+    assert width() == usual
+
+
+def test_long_names_of_nodes_do_not_widen_the_panel(desktop, add_scan):
+    import slicer
+
+    usual = desktop.open_module().ui.tabs.minimumSizeHint.width()
+    add_scan("5: t2_tse_tra_p2_320 as a frame volume ScalarVolume " * 2)
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "A segmentation with a long name " * 3)
+    ui = desktop.open_module().ui
+    assert ui.tabs.minimumSizeHint.width() == usual
+    assert ui.inputVolumeSelector.width > 100
+
+
 @pytest.mark.parametrize("name", ["saveFolderPath", "batchInputPath", "batchOutputPath", "trainingFolderPath"])
 def test_the_button_beside_a_folder_asks_for_a_folder(panel, desktop, tmp_path, name):
     desktop.answers["getExistingDirectory"] = str(tmp_path)
@@ -262,6 +287,33 @@ def test_reload_reads_the_packages_anew(panel):
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
         sys.modules.update(before)
+
+
+def test_a_panel_that_is_reloaded_while_it_is_open_is_open_again(panel, add_scan):
+    import importlib
+
+    from desktop.pythonqt import unwrap
+
+    scan = add_scan()
+    panel.widget.cleanup()
+    successor = importlib.import_module("VNetSegmentation").VNetSegmentationWidget(panel.widget.parent)
+    successor.setup()
+    assert successor.ui.inputVolumeSelector.currentNode() is scan
+    successor.ui.correctCollapsibleButton.collapsed = False
+    assert unwrap(successor.ui.segmentEditorWidget).shortcuts_installed
+    successor.cleanup()
+
+
+def test_a_script_can_make_a_panel_of_its_own(desktop, add_scan):
+    import importlib
+
+    desktop.open_module(enter=False)
+    widget = importlib.import_module("VNetSegmentation").VNetSegmentationWidget()
+    widget.enter()
+    assert widget.ui.inputVolumeSelector.currentNode() is None
+    add_scan()
+    desktop.wait_until(lambda: widget.ui.segmentButton.enabled)
+    widget.cleanup()
 
 
 def test_a_panel_that_could_not_be_set_up_says_so_once(desktop, monkeypatch):

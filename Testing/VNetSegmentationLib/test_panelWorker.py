@@ -53,6 +53,7 @@ def test_without_pythonslicer_there_is_a_sentence_and_the_button_stays(panel, ad
         assert panel.ui.segmentButton.enabled
     panel.ui.batchInputPath.currentPath = str(tmp_path)
     panel.ui.batchOutputPath.currentPath = str(tmp_path / "out")
+    desktop.wait_until(lambda: panel.ui.batchRunButton.enabled)
     desktop.click(panel.ui.batchRunButton)
     desktop.wait_until(lambda: panel.ui.batchRunButton.enabled)
     assert "PythonSlicer was not found" in panel.ui.batchStatusLabel.text

@@ -61,6 +61,24 @@ def test_another_scan_gets_a_segmentation_of_its_own(segmented, add_scan):
     assert segmented.ui.resultCollapsibleButton.enabled
 
 
+def test_a_segmentation_that_was_chosen_by_hand_is_there_again_after_another_scan(segmented, add_scan):
+    import slicer
+
+    first, automatic = segmented.ui.inputVolumeSelector.currentNode(), segmented.segmentation
+    byHand = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+    segmented.ui.outputSegmentationSelector.setCurrentNode(byHand)
+    second = add_scan("another")
+    segmented.choose(second)
+    assert segmented.segmentation is None
+    segmented.choose(first)
+    assert segmented.segmentation is byHand
+    # One that is gone makes room for the automatic choice.
+    segmented.choose(second)
+    slicer.mrmlScene.RemoveNode(byHand)
+    segmented.choose(first)
+    assert segmented.segmentation is automatic
+
+
 def test_the_next_scan_does_not_go_into_the_segmentation_of_one_that_was_deleted(segmented, add_scan, desktop):
     import slicer
 
@@ -313,11 +331,12 @@ def test_a_segmentation_that_was_just_created_goes_to_the_transformed_scan(panel
 
 
 def test_a_sample_without_the_mr_is_a_sentence(panel, add_scan, desktop, monkeypatch):
-    """Slicer returns what it could download, which may be nothing."""
+    """Slicer returns what it could download, which may be nothing; or paths of what it could not read, such as a
+    firewall's page."""
     import sys
     import types
 
-    for got in ([], [add_scan("USProstate")]):
+    for got in ([], [add_scan("USProstate")], ["/cache/MR-prostate.nrrd"], [None]):
         before = panel.ui.inputVolumeSelector.currentNode()
         monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(downloadSamples=lambda name, got=got: got))
         desktop.click(panel.ui.sampleDataButton)

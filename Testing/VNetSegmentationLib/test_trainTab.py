@@ -301,6 +301,8 @@ def test_the_whole_story(desktop, ui, cases, models):
     desktop.click(ui.deleteModelButton)
     desktop.wait_until(lambda: "Deleted mine" in ui.ownModelsStatusLabel.text)
     assert not (models / "mine").exists()
+    assert "is ready" not in ui.trainingStatusLabel.text
+    assert not ui.trainingResultCollapsibleButton.enabled
     desktop.click(ui.importModelButton)
     desktop.wait_until(lambda: "Added the model mine" in ui.ownModelsStatusLabel.text)
     assert (models / "mine" / "weights.safetensors").is_file()

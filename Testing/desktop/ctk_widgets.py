@@ -13,12 +13,14 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
     contentsCollapsed = Signal(bool)
     _TITLE_HEIGHT = 26
+    _WANTED = "visibilityToParent"
+    """Property of a child that somebody has shown or hidden: whether it is to be seen while the area is open."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._collapsed = False
         self._text = ""
-        self._hidden_children = []
+        self._forcing_visibility = self._watches_children = False
         self.setContentsMargins(0, self._TITLE_HEIGHT, 0, 0)
         self._title = QtWidgets.QToolButton(self)
         self._title.setObjectName("")
@@ -45,21 +47,47 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         self.contentsCollapsed.emit(collapsed)
 
     def _apply(self):
-        if self._collapsed:
-            for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly):
-                if child is not self._title and not child.isHidden():
-                    child.setVisible(False)
-                    self._hidden_children.append(child)
-            self.setMaximumHeight(self._TITLE_HEIGHT)
-        else:
-            self.setMaximumHeight(16777215)
-            for child in self._hidden_children:
-                child.setVisible(True)
-            self._hidden_children = []
+        self.setMaximumHeight(self._TITLE_HEIGHT if self._collapsed else 16777215)
+        # Before it was shown once nothing can be hidden.
+        if self._watches_children:
+            for child in self._content():
+                self._set_child_visibility(child)
         self._show_title()
 
+    def _content(self):
+        children = self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly)
+        return [child for child in children if child is not self._title]
+
+    def _set_child_visibility(self, child):
+        wanted = child.property(self._WANTED) is not False
+        self._forcing_visibility = True
+        child.setVisible(wanted and not self._collapsed)
+        if wanted:
+            child.setAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
+        self._forcing_visibility = False
+
+    def eventFilter(self, child, event):
+        """A child that is shown while the area is folded is hidden again until it unfolds."""
+        if not self._forcing_visibility:
+            if event.type() == QtCore.QEvent.Type.ShowToParent:
+                child.setProperty(self._WANTED, True)
+                self._set_child_visibility(child)
+            elif event.type() == QtCore.QEvent.Type.HideToParent:
+                child.setProperty(self._WANTED, False)
+        return False
+
+    def setVisible(self, visible):
+        self._forcing_visibility = True
+        super().setVisible(visible)
+        self._forcing_visibility = False
+
     def showEvent(self, event):
-        if self._collapsed:
+        if not self._watches_children:
+            self._watches_children = True
+            for child in self._content():
+                if child.isHidden() and child.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide):
+                    child.setProperty(self._WANTED, False)
+                child.installEventFilter(self)
             self._apply()
         super().showEvent(event)
 
@@ -101,6 +129,28 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         browse.clicked.connect(self.browse)
         layout.addWidget(browse)
         self._filters = self.AllEntries
+        self._minimum_length = 0
+        self._minimum_hint = None
+        self._browse = browse
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+
+    def minimumSizeHint(self):
+        """Asked for the first time it is wide enough for the whole path, unless a length was set, and stays so."""
+        if self._minimum_hint is None:
+            metrics = self.fontMetrics()
+            if self._minimum_length:
+                width = self._minimum_length * metrics.horizontalAdvance("X")
+            elif self._get_path():
+                width = metrics.boundingRect(self._get_path()).width() + 8
+            else:
+                width = 7 * metrics.horizontalAdvance("x")
+            arrow = 30
+            width += arrow + self._browse.minimumSizeHint().width()
+            self._minimum_hint = QtCore.QSize(width, self._combo.minimumSizeHint().height())
+        return self._minimum_hint
+
+    def _set_minimum_length(self, length):
+        self._minimum_length = length
 
     def _get_path(self):
         return self._combo.currentText()
@@ -135,6 +185,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     currentPath = Property(str, _get_path, _set_path, notify=currentPathChanged)
     filters = Property(int, _get_filters, _set_filters)
+    minimumContentsLength = Property(int, lambda self: self._minimum_length, _set_minimum_length)
 
 
 class ctkSliderWidget(QtWidgets.QWidget):

@@ -37,14 +37,14 @@ class Desktop:
         import slicer
 
         from desktop import util
-        from desktop.pythonqt import unwrap
-        from desktop.scripted_module import main_widget
+        from desktop.pythonqt import unwrap, wrap
+        from desktop.scripted_module import qSlicerScriptedLoadableModuleWidget
 
         module = importlib.import_module(path.stem)
         util.module_paths[path.stem] = str(path)
         parent = types.SimpleNamespace(path=str(path))
         getattr(module, path.stem)(parent)
-        root = main_widget(slicer.qMRMLWidget())
+        root = wrap(qSlicerScriptedLoadableModuleWidget())
         root.setMRMLScene(slicer.mrmlScene)
         widget = getattr(module, f"{path.stem}Widget")(root)
         self._panels.append((widget, root))
@@ -52,6 +52,7 @@ class Desktop:
         if enter:
             unwrap(root).resize(420, 900)
             unwrap(root).show()
+            unwrap(root).entered = True
             widget.enter()
         return widget
 

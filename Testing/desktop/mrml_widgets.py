@@ -48,7 +48,10 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(QtWidgets.QComboBox):
-    """The scene's nodes of some classes, in the scene's order, and none."""
+    """The scene's nodes of some classes, in the scene's order, and none.
+
+    As any QComboBox it cannot be narrower than the longest name that it has when it is shown for the first time.
+    """
 
     currentNodeChanged = Signal(object)
     currentNodeIDChanged = Signal(str)
@@ -62,8 +65,6 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self._listed = []
         self._types, self._none_display = [], "None"
         self._flags = {"none": False, "add": True, "remove": True, "rename": False, "children": True, "edit": False}
-        self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
         self.activated.connect(lambda index: self._select(self._node_at(index)))
 
     def setMRMLScene(self, scene):
@@ -206,6 +207,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._combo = qMRMLNodeComboBox()
         self._combo.setObjectName("SegmentationNodeComboBox")
         self._combo.nodeTypes = ["vtkMRMLSegmentationNode"]
+        self._combo.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self._combo.currentNodeChanged.connect(self._combo_changed)
         add_segment = QtWidgets.QPushButton("Add", objectName="AddSegmentButton")
         add_segment.clicked.connect(self._add_segment)

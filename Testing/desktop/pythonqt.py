@@ -66,6 +66,8 @@ class Wrapper:
         target = unwrap(self)
         if name == "name":
             name = "objectName"
+        if name == "className":
+            return target.metaObject().className
         if _has_property(target, name):
             return wrap(target.property(name))
         try:

@@ -7,7 +7,9 @@ import os
 import unittest
 
 import slicer
+from PySide6 import QtCore, QtWidgets
 
+from desktop.mrml_widgets import qMRMLWidget
 from desktop.pythonqt import unwrap
 
 
@@ -34,13 +36,20 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    """A module's panel. With a parent, as the application has it, it is set up by `setup`."""
+    """A module's panel. With a parent, as the application has it, it is set up by `setup`; without one by itself."""
 
-    def __init__(self, parent):
+    def __init__(self, parent=None):
         self.moduleName = self.__class__.__name__.removesuffix("Widget")
         self.developerMode = False
         self.parent = parent
+        if parent is None:
+            self.parent = slicer.qMRMLWidget()
+            QtWidgets.QVBoxLayout(unwrap(self.parent))
+            self.parent.setMRMLScene(slicer.mrmlScene)
         self.layout = self.parent.layout()
+        if parent is None:
+            self.setup()
+            self.parent.show()
 
     def resourcePath(self, name):
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", name)
@@ -106,9 +115,12 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         pass
 
 
-def main_widget(root):
-    """The widget that the application gives to a module's panel: a qMRMLWidget with a vertical layout."""
-    from PySide6 import QtWidgets
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """What the application gives to a module's panel: a widget with a vertical layout that knows whether it is open."""
 
-    unwrap(root).setLayout(QtWidgets.QVBoxLayout())
-    return root
+    def __init__(self):
+        super().__init__()
+        QtWidgets.QVBoxLayout(self)
+        self.entered = False
+
+    isEntered = QtCore.Property(bool, lambda self: self.entered)

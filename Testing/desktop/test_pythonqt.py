@@ -190,6 +190,15 @@ def test_widgets_of_ctk(qt):
     assert slider.tracking is True
 
 
+def test_a_path_edit_is_as_wide_as_its_path_unless_a_length_is_set(desktop):
+    import ctk
+
+    free, limited = ctk.ctkPathLineEdit(), ctk.ctkPathLineEdit()
+    limited.minimumContentsLength = 10
+    free.currentPath = limited.currentPath = "/a/folder/that/lies/deep" * 5
+    assert limited.minimumSizeHint.width() < free.minimumSizeHint.width() / 3
+
+
 @pytest.mark.parametrize(
     ("filters", "dialog"),
     [
@@ -219,6 +228,30 @@ def test_an_emptied_path_is_no_valid_input_and_no_new_path(desktop):
     for text in ("/a", "/b", "", "/c"):
         path.currentPath = text
     assert got == ["/a", True, "/b", False, "/c", True]
+
+
+def test_a_child_that_is_shown_or_hidden_while_its_area_is_folded_is_so_once_it_unfolds(qt):
+    import ctk
+
+    window, area = qt.QWidget(), ctk.ctkCollapsibleButton()
+    outside, inside = qt.QVBoxLayout(), qt.QVBoxLayout()
+    window.setLayout(outside)
+    outside.addWidget(area)
+    area.setLayout(inside)
+    first, second = qt.QLabel("first"), qt.QLabel("second")
+    for label in (first, second):
+        inside.addWidget(label)
+    first.visible = False
+    area.collapsed = True
+    window.show()
+    assert not first.isVisible()
+    assert not second.isVisible()
+    first.visible = True
+    second.visible = False
+    assert not first.isVisible()
+    area.collapsed = False
+    assert first.isVisible()
+    assert not second.isVisible()
 
 
 def test_a_node_combo_box_follows_the_scene(desktop):

@@ -1,4 +1,4 @@
-"""`slicer.util.loadUI` and `childWidgetVariables`."""
+"""`slicer.util.loadUI`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from PySide6 import QtCore, QtUiTools
 
 from desktop import ctk_widgets, mrml_widgets
-from desktop.pythonqt import Wrapper, unwrap, wrap
+from desktop.pythonqt import Wrapper, wrap
 
 CUSTOM_WIDGETS = {
     name: cls
@@ -68,15 +68,6 @@ def _remove_what_only_slicers_plugins_read(form: ElementTree.Element) -> None:
         for child in list(parent):
             if child.tag == "connections" or (child.tag == "property" and child.get("name") == "filters"):
                 parent.remove(child)
-
-
-def child_widget_variables(widget: Wrapper) -> object:
-    """An object with an attribute for each named child at any depth."""
-    variables = type("", (), {})()
-    for child in unwrap(widget).findChildren(QtCore.QObject):
-        if child.objectName() and not child.objectName().startswith("qt_"):
-            setattr(variables, child.objectName(), wrap(child))
-    return variables
 
 
 def _named(root: QtCore.QObject, name: str) -> QtCore.QObject:

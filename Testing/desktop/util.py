@@ -12,7 +12,7 @@ from PySide6 import QtWidgets
 
 from desktop.dialogs import dialogs, show
 from desktop.pythonqt import wrap
-from desktop.ui_loader import child_widget_variables, load_ui
+from desktop.ui_loader import load_ui
 
 module_paths: dict[str, str] = {}
 
@@ -59,7 +59,7 @@ def _load_segmentation(path: str, properties: Any = None) -> Any:
 def install() -> None:
     """Adds them to `slicer.util`."""
     util = slicer.util
-    util.loadUI, util.childWidgetVariables = load_ui, child_widget_variables
+    util.loadUI = load_ui
     for kind in ("errorDisplay", "warningDisplay", "infoDisplay", "confirmYesNoDisplay", "confirmOkCancelDisplay"):
         setattr(util, kind, show(kind))
     util.showStatusMessage = lambda text, duration=0: None

@@ -47,9 +47,14 @@ class BatchTab:
         ui.batchRunButton.connect("clicked()", self.run)
         ui.batchCancelButton.connect("clicked()", self._cancel)
         ui.batchTable.connect("cellDoubleClicked(int,int)", self._open)
-        for pathEdit in (ui.batchInputPath, ui.batchOutputPath):
-            settings.onPathChange(pathEdit, self.update)
+        pathEdits = (ui.batchInputPath, ui.batchOutputPath)
+        self._typing = [settings.afterPathChange(pathEdit, self.update) for pathEdit in pathEdits]
         self.update()
+
+    def cleanup(self) -> None:
+        """The module is unloaded, or Slicer ends."""
+        for timer in self._typing:
+            timer.stop()
 
     def update(self) -> None:
         """The worker's state or a path changed."""

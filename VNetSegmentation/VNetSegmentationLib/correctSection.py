@@ -34,8 +34,10 @@ class CorrectSection:
         # What the slice views show is the panel's choice, or the scene's. The hidden choice of a segmentation would
         # take the first one of each scene, and the editor label volumes out of the views.
         self._editor.setAutoShowSourceVolumeNode(False)
-        for comboBox in slicer.util.findChildren(self._editor, "SegmentationNodeComboBox"):
-            comboBox.noneEnabled = True
+        # The editor's own, not one in the options of an effect.
+        for child in self._editor.children():
+            if child.objectName == "SegmentationNodeComboBox":
+                child.noneEnabled = True
         self._wish = (None, None, None)
         self._isShown = self._isActive = False
         _keepOtherSegments(self._useEditorNode())

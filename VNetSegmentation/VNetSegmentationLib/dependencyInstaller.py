@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import re
 import shutil
+import sys
 from collections.abc import Callable
 
 import qt
@@ -21,6 +22,10 @@ from VNetSegmentationLib.dependencies import (
 CANCEL_GRACE_MS = 1000
 """pip that has not ended so long after it was asked to loses its launcher, too."""
 
+
+_TOO_DEEP_FOR_WINDOWS = "!=2.13.0"
+"""Only in torch 2.13.0 there are paths of up to 171 characters: under Slicer's own they are longer than Windows takes,
+and half a torch is left behind."""
 
 _LINES_IN_ERROR = 3
 _MEGABYTE = 1e6
@@ -142,7 +147,7 @@ class DependencyInstaller:
     def _lastWords(self) -> list[str]:
         """pip's own lines about what went wrong."""
         lines = [line for line in self._lines if not line.startswith(("[notice]", "WARNING: Retrying"))]
-        return ([line for line in lines if line.startswith("ERROR")] or lines)[-_LINES_IN_ERROR:]
+        return ([line for line in lines if line.startswith(("ERROR", "HINT"))] or lines)[-_LINES_IN_ERROR:]
 
     def _killIfCancelled(self) -> None:
         if self._running and self._cancelled:
@@ -156,6 +161,7 @@ class DependencyInstaller:
 
 def _commands(missing: list[str]) -> list[list[str]]:
     """The modules to run, one after another, with their arguments."""
+    missing = [_installable(line) for line in missing]
     torch = torchViaExtension(missing)
     rest = [line for line in missing if line != torch]
     commands = [["pip", "install", *rest]] if rest else []
@@ -163,6 +169,15 @@ def _commands(missing: list[str]) -> list[list[str]]:
         # As PyTorch's extension does: this one finds the build of torch that fits the graphics card.
         commands += [["pip", "install", "light-the-torch>=0.5"], ["light_the_torch", "install", torch]]
     return commands
+
+
+def _installable(line: str) -> str:
+    """A line of a requirements file, without a version that cannot be installed on this system."""
+    requirement = Requirement(line)
+    if sys.platform != "win32" or requirement.name != "torch":
+        return line
+    requirement.specifier &= _TOO_DEEP_FOR_WINDOWS
+    return str(requirement)
 
 
 def _anotherInstallationRuns() -> bool:

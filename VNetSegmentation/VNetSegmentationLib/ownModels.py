@@ -1,6 +1,7 @@
 """The user's own models: exported as a file, imported, deleted."""
 
 import os
+from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
@@ -20,10 +21,11 @@ class OwnModels:
         ui: the panel's widgets.
         client: of the worker that does it.
         worker: see `panelWorker.PanelWorker`.
+        onDeleted: gets the name of a model that was deleted.
     """
 
-    def __init__(self, ui, client, worker):
-        self._ui, self._client, self._worker = ui, client, worker
+    def __init__(self, ui, client, worker, onDeleted: Callable[[str], None]):
+        self._ui, self._client, self._worker, self._onDeleted = ui, client, worker, onDeleted
         self.all = []
         """Every model of this computer, as the worker describes it."""
         ui.exportModelButton.connect("clicked()", self._export)
@@ -66,7 +68,11 @@ class OwnModels:
     def _delete(self) -> None:
         name = chosen(self._ui.ownModelComboBox)
         if ask(_("Delete the model {name}? It cannot be brought back.").format(name=name)):
-            self._submit("delete_model", {"model": name}, lambda result: _("Deleted {name}.").format(name=name))
+            self._submit("delete_model", {"model": name}, lambda result: self._deleted(name))
+
+    def _deleted(self, name: str) -> str:
+        self._onDeleted(name)
+        return _("Deleted {name}.").format(name=name)
 
     def _submit(self, command: str, fields: dict, sentence) -> None:
         def finish(result: dict) -> None:

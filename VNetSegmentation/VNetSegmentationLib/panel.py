@@ -69,6 +69,7 @@ class Panel(VTKObservationMixin):
         # The wrapper itself is kept: Slicer has the node call it as long as both live.
         self._parameters.disconnectGui(self._guiTag)
         self._segmentTab.cleanup()
+        self._batchTab.cleanup()
         self._trainTab.cleanup()
         self.worker.stop()
 
@@ -138,5 +139,4 @@ class Panel(VTKObservationMixin):
 def _parameterWidgets(ui) -> dict:
     """The widgets that the form binds to a parameter, by its name."""
     bound = {widget.property("SlicerParameterName"): widget for widget in vars(ui).values()}
-    # An effect of another extension in the segment editor may bind some to a parameter of its own.
-    return {name: widget for name, widget in bound.items() if name in PanelParameters.allParameters}
+    return {name: widget for name, widget in bound.items() if name}

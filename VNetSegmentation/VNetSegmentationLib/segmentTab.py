@@ -43,6 +43,7 @@ class SegmentTab:
         self._result = None  # the last automatic one, while its segment is shown
         self._shown = _NOTHING
         self._scanId = None  # of the volume that was chosen last
+        self._chosenIds = {}  # of the segmentation that was chosen last for a volume, by the volume's ID
         self._observed = None  # the segmentation node whose segments are followed, and the observers' tags
         self._segments = singleShotTimer(_SEGMENTS_MS, self.update)
         self._newestVolumeId = None
@@ -88,6 +89,7 @@ class SegmentTab:
     def sceneClosed(self) -> None:
         """The scene was closed and is empty."""
         self._result = None
+        self._chosenIds = {}
         self._correct.sceneClosed()
 
     def setParameters(self, parameters) -> None:
@@ -228,7 +230,7 @@ class SegmentTab:
             self._message = ""  # about the one before
         if isAnother or isFirst:
             # Another scan: not into the segmentation of the one before.
-            segmentation = _segmentationOf(volume)
+            segmentation = slicer.mrmlScene.GetNodeByID(self._chosenIds.get(volume.GetID(), "")) or _newestOf(volume)
             # No segment has an empty ID: whatever is there is shown, though this calls us again.
             self._shown = (volume.GetID(), segmentation and segmentation.GetID(), "")
             self._parameters.outputSegmentation = segmentation
@@ -238,6 +240,8 @@ class SegmentTab:
             if isAnother and self._isEntered and slicer.app.layoutManager() is not None:
                 # The mask must not be corrected on the scan before.
                 slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        if volume is not None and segmentation is not None:
+            self._chosenIds[volume.GetID()] = segmentation.GetID()
         self._observe(segmentation)
         segment = self._segment(segmentation, volume)
         ids = (volume and volume.GetID(), segmentation and segmentation.GetID(), segment and segment.segmentId)
@@ -303,8 +307,10 @@ class SegmentTab:
         with slicer.util.tryWithErrorDisplay(_("The sample scan could not be loaded."), waitCursor=True):
             import SampleData
 
-            # With it comes an ultrasound of the same prostate; what cannot be downloaded is left out.
-            nodes = SampleData.downloadSamples("MRUSProstate")
+            # With it comes an ultrasound of the same prostate. What cannot be downloaded is left out; of what was and
+            # cannot be read, such as the page of a firewall, there is a path.
+            samples = SampleData.downloadSamples("MRUSProstate")
+            nodes = [sample for sample in samples if isinstance(sample, slicer.vtkMRMLNode)]
             scan = next((node for node in nodes if "MR" in node.GetName()), None)
             if scan is None:
                 raise RuntimeError(_("No internet, or a firewall in the way. Load a scan of your own."))
@@ -313,7 +319,7 @@ class SegmentTab:
                 slicer.util.setSliceViewerLayers(background=scan, fit=True)
 
 
-def _segmentationOf(volumeNode):
+def _newestOf(volumeNode):
     """The newest segmentation that was made on a volume; None for none."""
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")

@@ -3,7 +3,12 @@
 import qt
 import slicer
 
+from VNetSegmentationLib.timers import singleShotTimer
+
 _GROUP = "VNetSegmentation"
+
+_TYPING_MS = 600
+"""A path that is being typed is not looked at before so much silence: its folder may be far away."""
 
 
 def setting(name: str, default: str = "") -> str:
@@ -33,6 +38,13 @@ def onPathChange(pathLineEdit, function) -> None:
     """Calls a function when a ctkPathLineEdit has another path, or none any more, which it does not call a change."""
     pathLineEdit.connect("currentPathChanged(QString)", lambda path: function())
     pathLineEdit.connect("validInputChanged(bool)", lambda isValid: None if isValid else function())
+
+
+def afterPathChange(pathLineEdit, function):
+    """As `onPathChange`, but once the path is no longer being typed; returns the timer that waits for it."""
+    timer = singleShotTimer(_TYPING_MS, function)
+    onPathChange(pathLineEdit, timer.start)
+    return timer
 
 
 def bindChoice(comboBox, name: str, choices: list[tuple[str, str]]) -> None:

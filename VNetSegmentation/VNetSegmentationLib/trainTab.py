@@ -44,12 +44,13 @@ class TrainTab:
         self._isClosed = False
         self._ending = None  # "pause" or "cancel", once the user wants the training to end
         self._message = ""
+        self._trained = None  # name of the model that the message and the result are about
         self._unfinished = []
         self._plot = TrainingPlot()
         self._result = TrainingResult(ui)
         self._cases = TrainingCases(ui, client, worker, self._casesChanged)
         self._preview = AugmentationPreview(ui, client, worker, self._cases, self._options)
-        self._models = OwnModels(ui, client, worker)
+        self._models = OwnModels(ui, client, worker, self._deleted)
         self._estimate = TrainingEstimate(ui, client, worker, self._cases, self._options)
         settings.bindChoice(
             ui.baseModelComboBox,
@@ -165,7 +166,7 @@ class TrainTab:
         return None
 
     def _begin(self, request: dict) -> None:
-        self._message = ""
+        self._message, self._trained = "", None
         self._worker.whenReady(lambda: self._start(request), self._fail)
 
     def _start(self, request: dict) -> None:
@@ -242,6 +243,13 @@ class TrainTab:
             else _("To try it, choose it in the Segment tab under Advanced.")
         )
         self._end(_("The model {name} is ready. {chosen}").format(name=result["name"], chosen=chosen))
+        self._trained = result["name"]
+
+    def _deleted(self, name: str) -> None:
+        if name == self._trained:
+            self._message, self._trained = "", None
+            self._result.clear()
+            self.update()
 
     def _fail(self, sentence: str, code: int | None) -> None:
         self._end(sentence)

@@ -23,7 +23,6 @@ from VNetSegmentationLib.prostateSegment import ProstateSegment
 from VNetSegmentationLib.segmentChoice import SegmentChoice
 from VNetSegmentationLib.settings import chosen
 from VNetSegmentationLib.shownCase import ShownCase
-from VNetSegmentationLib.timers import singleShotTimer
 from VNetSegmentationLib.volumeNodes import imageFromVolume, volumeProblem
 from VNetSegmentationLib.workerClient import Job
 from VNetSegmentationLib.wrappedText import showWrapped
@@ -32,8 +31,6 @@ TRAIN, VALIDATE, LEAVE_OUT = "train", "validate", "leave out"
 _USES = {TRAIN: _("train"), VALIDATE: _("validate only"), LEAVE_OUT: _("leave out")}
 
 _N_LABELS = 5
-_TYPING_MS = 600
-"""A path that is being typed is not read before so much silence."""
 
 
 class TrainingCases:
@@ -57,7 +54,6 @@ class TrainingCases:
         self._message = ""
         self._shown = ShownCase(_("Training case"))
         self._pairSegment = SegmentChoice(ui.pairSegmentComboBox)
-        self._reading = singleShotTimer(_TYPING_MS, self.readOnce)
         settings.bindPath(ui.trainingFolderPath, "TrainingFolder", str(training_cases_folder()))
         labels = [(_("The only label"), ""), (_("All labels"), "0")]
         labels += [(_("Label {number}").format(number=n), str(n)) for n in range(1, _N_LABELS + 1)]
@@ -65,6 +61,7 @@ class TrainingCases:
         ui.readCasesButton.connect("clicked()", self.read)
         ui.prostateLabelComboBox.connect("currentIndexChanged(int)", lambda index: self.read())
         settings.onPathChange(ui.trainingFolderPath, self._forget)
+        self._reading = settings.afterPathChange(ui.trainingFolderPath, self.readOnce)
         ui.trainingCasesTable.connect("cellClicked(int,int)", lambda row, column: self._show(row))
         for button, use in (
             (ui.useForTrainingButton, TRAIN),
@@ -241,7 +238,6 @@ class TrainingCases:
             self._uses = {}
             self._ui.trainingCasesTable.setRowCount(0)
             self._onChange()
-            self._reading.start()
 
     def _stamp(self) -> tuple[str, float] | None:
         """Path and time of the last change; None if there is nothing."""
