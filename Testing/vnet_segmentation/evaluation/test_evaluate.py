@@ -161,6 +161,16 @@ def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: 
         assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
 
 
+def test_a_data_set_that_is_the_current_folder_has_its_folders_name(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, site in enumerate(("data", "another"), start=1):
+        write(mask(number), *(tmp_path / "results" / site / f"{case.name}_prostate.nii.gz" for case in cases))
+    monkeypatch.chdir(tmp_path / "data")
+    rows = compare_results(tmp_path / "results", find_cases(Path()))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9] * 3)
+
+
 def test_masks_of_the_same_name_that_lie_deeper_are_not_meant(
     cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
