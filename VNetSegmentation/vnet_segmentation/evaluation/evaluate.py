@@ -59,8 +59,9 @@ def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case]
         raise UserError(f"There is no folder {results}. Give the folder with the masks to compare.")
     found = _results_by_case(results, [*cases, *others])
     if not any(case.name in found for case in cases):
+        names = list_names([case.name for case in cases])
         raise UserError(
-            f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
+            f"{results} has no mask for {names}. Name the masks after the cases, for instance "
             f"{cases[0].name}_prostate.nii.gz."
         )
     missing = [case.name for case in cases if case.name not in found]
