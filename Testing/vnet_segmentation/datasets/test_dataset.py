@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.dataset import Case, find_cases, leave_out
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -254,3 +254,10 @@ def test_promise12_has_four_sites(promise12: Path) -> None:
     cases = find_cases(promise12)
     assert len(cases) == 40
     assert {case.site for case in cases} == {"BIDMC", "HK", "RUNMC", "UCL"}
+
+
+def test_cases_are_left_out_by_name() -> None:
+    cases = [Case(name, Path(f"{name}.nii"), Path(f"{name}_m.nii")) for name in "abc"]
+    assert leave_out(cases, ("a", "c")) == [cases[1]]
+    with pytest.raises(UserError, match="no case x, y"):
+        leave_out(cases, ("a", "y", "x"))

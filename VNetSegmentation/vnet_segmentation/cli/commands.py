@@ -198,12 +198,11 @@ def _show_training(progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
-    from vnet_segmentation.datasets.dataset import find_cases
+    from vnet_segmentation.datasets.dataset import check_names, find_cases
     from vnet_segmentation.datasets.inspection import inspect_cases, refuse_problems
     from vnet_segmentation.evaluation.evaluate import compare_results, evaluate_cases
     from vnet_segmentation.evaluation.table import check_table, format_table, write_table
     from vnet_segmentation.models.bundle import read_description
-    from vnet_segmentation.training.splits import check_names
 
     # Before anything is computed: a slip in a name is answered at once.
     if options.output:
