@@ -19,7 +19,7 @@ from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.training import crossvalidation
 from vnet_segmentation.training.crossvalidation import cross_validate
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.train_model import train_model
 
 CPU = Device("cpu", "float32", "It was asked for.")

@@ -31,7 +31,7 @@ from vnet_segmentation.training import job, train_model
 from vnet_segmentation.training import plan as training_plan
 from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import TrainingResult
 from vnet_segmentation.training.training_run import Progress, TrainingRun

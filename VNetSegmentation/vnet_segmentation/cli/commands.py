@@ -26,7 +26,7 @@ from vnet_segmentation.models.library import description_of, find_model, known_c
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from vnet_segmentation.training.plan import TrainingOptions
+    from vnet_segmentation.training.options import TrainingOptions
     from vnet_segmentation.training.training_run import Progress
 
 
@@ -158,7 +158,7 @@ def _says_how_to_go_on(how: str) -> Iterator[None]:
 
 
 def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:
-    from vnet_segmentation.training.plan import TrainingOptions
+    from vnet_segmentation.training.options import TrainingOptions
 
     # What the command has no option for is the base model's.
     given = vars(options)

@@ -41,7 +41,7 @@ def split_cases(
     """Splits the cases. Test cases are in no part, unless they are chosen by name.
 
     Args:
-        validation: see `training.plan.TrainingOptions`.
+        validation: see `training.options.TrainingOptions`.
         has_base: the training starts from a model.
 
     Raises:

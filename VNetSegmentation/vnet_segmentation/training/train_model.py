@@ -22,7 +22,7 @@ from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
 from vnet_segmentation.training.identity import refuse_other_cases, stored_sources
 from vnet_segmentation.training.job import Job, counted, judge_fold, judge_run, measure, train_run
-from vnet_segmentation.training.plan import (
+from vnet_segmentation.training.options import (
     TrainingOptions,
     check_options,
     load_base,

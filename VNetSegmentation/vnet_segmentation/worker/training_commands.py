@@ -18,7 +18,7 @@ from vnet_segmentation.evaluation.rows import Row, mean_figures, worst_figures
 from vnet_segmentation.images.volume_exchange import write_exchange
 from vnet_segmentation.models.library import find_model, list_models
 from vnet_segmentation.models.training_state import begun, claim, discard, is_claimed, state_folder
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.preview import iteration_seconds, preview_sample
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import train_model

@@ -9,7 +9,7 @@ import pytest
 from untrained_model import save_untrained_model
 
 from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training.plan import TrainingOptions, load_base, make_recipe
+from vnet_segmentation.training.options import TrainingOptions, load_base, make_recipe
 
 
 @pytest.mark.parametrize(
