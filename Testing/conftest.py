@@ -13,9 +13,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import SimpleITK as sitk
-import torch
-
 pytest_plugins = ["desktop.fixtures"]
 
 
@@ -46,6 +43,10 @@ def native() -> Path:
 @pytest.fixture(autouse=True)
 def _keep_settings_of_the_process() -> Iterator[None]:
     """The command line sets torch's number of threads and ITK's warnings for its own process, here the tests'."""
+    # Not above: the process that hands the tests out to others needs neither.
+    import SimpleITK as sitk
+    import torch
+
     n_threads, warns = torch.get_num_threads(), sitk.ProcessObject.GetGlobalWarningDisplay()
     yield
     torch.set_num_threads(n_threads)

@@ -40,20 +40,10 @@ def test_without_arguments_the_usage_is_shown(slicer):
     assert not [word for word in ("--help", "--version", "--verbose", "--testing") if word in run.stderr]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["--data", "data"], 2, "--output"),
-        (["--data", "missing", "--output", "mine"], 4, "There is no data set"),
-        (["--data", "data", "--output", "mine", "--minutes", "0"], 2, "more than 0 minutes"),
-        (["--data", "data", "--output", "mine", "--base", "none"], 5, "There is no model none"),
-        (["--data", "data", "--output", "mine", "--base", "x", "--from-scratch"], 2, "not allowed with"),
-    ],
-)
-def test_wrong_arguments_end_with_a_code_and_leave_nothing(slicer, data, tmp_path, arguments, code, words):
-    run = slicer(SCRIPT, *arguments)
-    assert run.returncode == code
-    assert words in run.stdout + run.stderr
+def test_what_the_engine_refuses_ends_with_its_code_and_leaves_nothing(slicer, data, tmp_path):
+    run = slicer(SCRIPT, "--data", "data", "--output", "mine", "--base", "none")
+    assert run.returncode == 5
+    assert "There is no model none" in run.stdout
     assert "Traceback" not in run.stdout + run.stderr
     assert not (tmp_path / "mine").exists()
 

@@ -15,7 +15,7 @@ def test_a_worker_that_does_not_obey_is_ended_and_the_next_click_gets_a_new_one(
     os.kill(pid, signal.SIGSTOP)
     panel.start()
     desktop.click(panel.ui.cancelButton)
-    desktop.wait_until(lambda: panel.idle, timeout_s=10)
+    desktop.wait_until(lambda: panel.idle)
     assert "Stopped" in panel.ui.statusLabel.text
     with pytest.raises(ProcessLookupError):
         # Behind the launcher, too, there is nothing left.

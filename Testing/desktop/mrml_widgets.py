@@ -70,14 +70,19 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         """Binds the box to a scene."""
         if scene is self._scene:
             return
-        for tag in self._tags:
-            self._scene.RemoveObserver(tag)
+        self._stop_observing()
         self._scene = scene
-        self._tags = []
         if scene is not None:
             for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
                 self._tags.append(scene.AddObserver(event, lambda *_: self._refresh()))
         self._refresh()
+
+    def _stop_observing(self):
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        for node, tag in self._node_tags.values():
+            node.RemoveObserver(tag)
+        self._tags, self._node_tags = [], {}
 
     def currentNode(self):
         """The chosen node; None for none, and for one that has gone."""
@@ -108,6 +113,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
     def _refresh(self):
         if not shiboken6.isValid(self):
             # The widget is gone, and its observers are not.
+            self._stop_observing()
             return
         if self._scene is not None and self._scene.IsBatchProcessing():
             # While a scene is closed or read the list stays as it is.
@@ -227,7 +233,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._combo.setMRMLScene(scene)
         blocker.unblock()
         self.updateWidgetFromMRML()
-        scene.AddObserver(scene.EndBatchProcessEvent, lambda *_: self._scene_settled())
+        self._scene_tag = scene.AddObserver(scene.EndBatchProcessEvent, lambda *_: self._scene_settled())
 
     def _combo_changed(self, node):
         if not self.mrmlScene().IsBatchProcessing():
@@ -235,6 +241,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def _scene_settled(self):
         if not shiboken6.isValid(self):
+            self.mrmlScene().RemoveObserver(self._scene_tag)
             return
         if self._node is not None and self._node.GetSegmentationNode() is not self._combo.currentNode():
             self.setSegmentationNode(self._combo.currentNode())

@@ -31,7 +31,10 @@ def sees_bright(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network answers with the voxels that are bright, and bright on the average around them: a ball, not noise."""
 
     def probability(predictor: Predictor, crop: torch.Tensor) -> torch.Tensor:
-        around = torch.nn.functional.avg_pool3d(crop[None, None], 5, 1, 2)[0, 0]
+        # The mean of 5 x 5 x 5 voxels, as avg_pool3d gives it, but far sooner.
+        around = torch.nn.functional.pad(crop, [2] * 6)
+        for axis, n in enumerate(crop.shape):
+            around = sum(around.narrow(axis, first, n) for first in range(5)) / 5
         return torch.sigmoid(4 * (crop - 1)) * (around > 1.2)
 
     monkeypatch.setattr(Predictor, "probability", probability)

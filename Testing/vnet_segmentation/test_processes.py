@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import small_command
 import torch
 
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
@@ -55,23 +57,21 @@ with join_processes("cpu") as (processes, device):
 """
 
 
-def _run(tmp_path: Path, n_processes: int) -> list[dict]:
-    script = tmp_path / "step.py"
-    script.write_text(STEP)
-    folder = tmp_path / str(n_processes)
-    folder.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(launcher if n_processes > 1 else []), str(script), str(folder)]
-    subprocess.run(command, check=True, env=environment, timeout=240)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(n_processes)]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]:
-    """A run of one process, and one of two."""
-    folder = tmp_path_factory.mktemp("processes")
-    return _run(folder, 1)[0], _run(folder, 2)
+    """A run of one process, which is this one, and one of two."""
+    alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
+    script = shared / "step.py"
+    script.write_text(STEP)
+    n_threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), str(alone)])
+        runpy.run_path(str(script))
+    torch.set_num_threads(n_threads)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, shared]
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, timeout=240)
+    return torch.load(alone / "0.pt"), [torch.load(shared / f"{rank}.pt") for rank in range(2)]
 
 
 def test_gradients_and_loss_of_a_step_equal_those_of_one_process_with_the_same_batch(
@@ -105,7 +105,7 @@ def test_the_command_runs_under_torchrun(tmp_path: Path, bright_ball) -> None:
         sitk.WriteImage(scan, str(data / f"Case{number}.nrrd"))
         sitk.WriteImage(mask, str(data / f"Case{number}_segmentation.nrrd"))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = ["-m", "vnet_segmentation", "train", str(data), "-o", str(tmp_path / "mine"), "--preset", "paper"]
+    command = [small_command.__file__, "train", str(data), "-o", str(tmp_path / "mine"), "--preset", "paper"]
     command += ["--layout", "monai", "--width", "1", "--iterations", "1", "--validation", "1", "--device", "cpu"]
     run = subprocess.run(
         [*launcher, *command, "--precision", "float32"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from small_command import small_recipe
 
 from vnet_segmentation.cli import main as cli
 from vnet_segmentation.device import Device
@@ -18,6 +19,7 @@ from vnet_segmentation.evaluation.dice_histogram import write_histogram
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.training import crossvalidation
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training.crossvalidation import cross_validate
 from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.train_model import train_model
@@ -31,6 +33,12 @@ QUICK = TrainingOptions(
     names_cases=True,
     preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)),
 )
+
+
+@pytest.fixture
+def small_field(monkeypatch):
+    """For the command, which has no option for it."""
+    monkeypatch.setattr(training_options, "load_recipe", small_recipe)
 
 
 @pytest.fixture
@@ -279,6 +287,7 @@ def test_the_histogram_counts_by_twentieths(tmp_path):
     assert "7 cases" in picture
 
 
+@pytest.mark.usefixtures("small_field")
 def test_the_command(data, tmp_path, capsys):
     arguments = ["crossvalidate", str(data), "-o", str(tmp_path / "out"), "--folds", "2", "--preset", "paper"]
     assert cli.run([*arguments, "--layout", "monai", "--width", "1", "--iterations", "1", "--device", "cpu"]) == 0
@@ -292,6 +301,7 @@ def test_the_command(data, tmp_path, capsys):
     assert cli.run(["crossvalidate", str(tmp_path / "missing"), "-o", str(tmp_path / "out2")]) == ExitCode.BAD_INPUT
 
 
+@pytest.mark.usefixtures("small_field")
 def test_masks_with_several_labels_are_trained_on_and_measured_by_the_one_that_is_named(data, tmp_path, capsys):
     for file in data.glob("*_segmentation.nrrd"):
         mask = sitk.ReadImage(str(file))

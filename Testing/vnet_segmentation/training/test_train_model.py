@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import small_command
 
 import vnet_segmentation
 from vnet_segmentation.cli import commands as cli_commands
@@ -28,7 +29,7 @@ from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training import job, train_model
-from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
 from vnet_segmentation.training.options import TrainingOptions
@@ -191,7 +192,7 @@ def test_a_model_that_has_learned_segments_new_scans(
         deformation=DeformationSettings(0.3, 3.0, 5.0, 0.1, 0.5),
         appearance=AppearanceSettings(),
     )
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
     result = train(data, model, replace(QUICK, width=2, iterations=80, validation=2))
     # On the scans' own, tilted grids, through the 8-bit weights.
     assert min(row.comparison.whole.dice for row in result.after) > 0.8
@@ -218,7 +219,7 @@ def test_phantoms_are_made_as_they_are_drawn(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch, probability: float
 ) -> None:
     recipe = replace(load_recipe("paper"), synthetic_probability=probability, n_synthetic_cases=1)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
     train(data, model, replace(QUICK, iterations=2))
     assert len(list((state_folder(model) / "cache").glob("phantom-*"))) == probability
 
@@ -500,14 +501,20 @@ def test_problems_are_told_without_a_traceback(data: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl+C to one process")
-def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(data: Path, model: Path) -> None:
-    command = [sys.executable, "-m", "vnet_segmentation", "train", str(data), "-o", str(model)]
-    command += ["--preset", "paper", "--layout", "monai", "--width", "1", "--validation", "1", "--iterations", "6"]
-    command += ["--device", "cpu", "--precision", "float32"]
-    path = str(Path(vnet_segmentation.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": path}
+@pytest.mark.usefixtures("same_threads")
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
+    data: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So many that they are not over before the signal comes.
+    arguments = ["train", str(data), "-o", str(model), "--preset", "paper", "--layout", "monai", "--width", "1"]
+    arguments += ["--validation", "1", "--iterations", "1000", "--device", "cpu", "--precision", "float32"]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, small_command.__file__, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(vnet_segmentation.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     ) as process:
         try:
             assert process.stdout is not None
@@ -524,13 +531,18 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(data: Path, 
     assert not model.exists()
     assert checkpoint_of(model).is_file()
 
-    resumed = subprocess.run(
-        [*command, "--resume"], env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
-    )
-    assert (resumed.returncode, resumed.stderr) == (ExitCode.OK, "")
-    assert "Going on at iteration " in resumed.stdout
-    assert "100.0%  iteration 6  loss " in resumed.stdout
-    assert resumed.stdout.endswith(f"The model is in {model}. To use it: --model {model}\n")
+    def learn_nothing(run: TrainingRun) -> float:
+        run.iteration += 1
+        return 0.5
+
+    monkeypatch.setattr(training_options, "load_recipe", small_command.small_recipe)
+    monkeypatch.setattr(TrainingRun, "step", learn_nothing)
+    assert cli.run([*arguments, "--resume"]) == ExitCode.OK
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Going on at iteration " in said.out
+    assert "100.0%  iteration 1000  loss 0.5" in said.out
+    assert said.out.endswith(f"The model is in {model}. To use it: --model {model}\n")
     assert json.loads((model / "model.json").read_text("utf-8"))["metrics"]["n_cases"] == 1
 
 

@@ -9,6 +9,8 @@ import queue
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,18 @@ from vnet_segmentation.images.volume_exchange import read_exchange, write_exchan
 from vnet_segmentation.worker.worker import Worker
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[3] / "VNetSegmentation"
+TIMEOUT_S = 60
 
 
 def _request(identity, command, **fields) -> str:
     return json.dumps({"id": identity, "command": command, **fields}) + "\n"
+
+
+def _wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class _Feed:
@@ -40,7 +50,7 @@ class _Feed:
         return iter(self._lines.get, None)
 
 
-def _served(commands, idle_s=5.0):
+def _served(commands, idle_s=TIMEOUT_S):
     """A worker that serves in a thread; returns its feed, its output and the thread."""
     feed, output = _Feed(), io.StringIO()
     worker = Worker(output)
@@ -58,10 +68,9 @@ def test_a_result_follows_begun_and_progress_of_the_same_id():
     feed, output, thread = _served({"double": double})
     feed.put(_request(7, "double", value=21))
     feed.put(_request("last", "missing"))
-    while "last" not in output.getvalue():
-        thread.join(0.01)
+    _wait_until(lambda: "last" in output.getvalue())
     feed.put(None)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     events = [json.loads(line) for line in output.getvalue().splitlines()]
     assert events[:3] == [
         {"event": "begun", "id": 7},
@@ -80,10 +89,9 @@ def test_a_user_error_has_its_code_and_a_bug_has_none_and_both_leave_the_worker_
     feed, output, thread = _served({"fail": fail, "crash": crash, "fine": lambda request, send: {}})
     for number, command in enumerate(("fail", "crash", "fine", "unknown")):
         feed.put(_request(number, command))
-    while output.getvalue().count("\n") < 7:
-        thread.join(0.01)
+    _wait_until(lambda: output.getvalue().count("\n") >= 7)
     feed.put(None)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     events = [json.loads(line) for line in output.getvalue().splitlines()]
     ends = {event["id"]: event for event in events if event["event"] in ("result", "error")}
     assert ends[0] == {"event": "error", "id": 0, "code": 4, "message": "The scan is broken. Load another one."}
@@ -111,10 +119,9 @@ def test_what_is_no_request_is_answered_and_passed_over(line):
     feed, output, thread = _served({"fine": lambda request, send: {}})
     for one in (line, "\n", _request(1, "fine")):
         feed.put(one)
-    while "result" not in output.getvalue() and thread.is_alive():
-        thread.join(0.01)
+    _wait_until(lambda: "result" in output.getvalue() or not thread.is_alive())
     feed.put(None)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     assert not thread.is_alive()
     events = [json.loads(line) for line in output.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["error", "begun", "result"]
@@ -144,13 +151,12 @@ def test_a_cancellation_overtakes_what_is_under_way_and_what_waits():
     feed, output, thread = _served({"endless": endless})
     feed.put(_request(1, "endless"))
     feed.put(_request(2, "endless"))
-    assert started.wait(5)
+    assert started.wait(TIMEOUT_S)
     feed.put(_request(2, "cancel"))
     feed.put(_request(1, "cancel"))
-    while output.getvalue().count("cancelled") < 2:
-        thread.join(0.01)
+    _wait_until(lambda: output.getvalue().count("cancelled") >= 2)
     feed.put(None)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     events = [json.loads(line) for line in output.getvalue().splitlines()]
     assert [event["id"] for event in events if event["event"] == "cancelled"] == [1, 2]
     assert {"event": "begun", "id": 2} not in events
@@ -170,16 +176,16 @@ def test_the_end_of_the_input_stops_what_is_under_way():
 
     feed, _, thread = _served({"endless": endless})
     feed.put(_request(1, "endless"))
-    assert started.wait(5)
+    assert started.wait(TIMEOUT_S)
     feed.put(None)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     assert not thread.is_alive()
     assert seen == ["cancelled"]
 
 
 def test_an_idle_worker_says_so_and_ends():
     _, output, thread = _served({}, idle_s=0.05)
-    thread.join(5)
+    thread.join(TIMEOUT_S)
     assert not thread.is_alive()
     assert json.loads(output.getvalue()) == {"event": "idle"}
 
@@ -254,7 +260,7 @@ def test_the_process_segments_and_ends_with_its_input(real_worker, tmp_path):
     assert 2 * np.count_nonzero(mask & reference) / (mask.sum() + reference.sum()) > 0.7
     assert result["report"]["volume_ml"] > 10
     worker.process.stdin.close()
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(TIMEOUT_S) == 0
 
 
 def test_a_scan_that_cannot_be_used_is_a_sentence(real_worker, tmp_path):
@@ -287,13 +293,13 @@ def test_the_process_ends_with_its_parent_even_in_the_middle_of_torchs_import(re
     worker = real_worker()
     worker.until("started")
     worker.process.stdin.close()
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(TIMEOUT_S) == 0
 
 
 def test_the_process_ends_when_it_is_idle(real_worker):
     worker = real_worker("--idle-minutes", "0.001")
     worker.until("idle")
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(TIMEOUT_S) == 0
 
 
 def test_a_missing_package_is_named_and_prints_of_libraries_do_not_get_between_the_events(tmp_path):
