@@ -457,6 +457,18 @@ def test_a_pause_does_not_count(script: Script, tmp_path: Path) -> None:
     assert longer.iteration == 12
 
 
+def test_a_resumed_run_says_at_once_how_far_it_is(script: Script, tmp_path: Path) -> None:
+    first = script.new_run(iterations=100)
+    script.go(first, until=25)
+    first.save(tmp_path / "checkpoint")
+    second = script.new_run(iterations=100)
+    second.resume(tmp_path / "checkpoint")
+    script.reports.clear()
+    script.go(second, until=26)
+    # 10 s for each iteration.
+    assert script.reports == [Progress(25, 0.25, None, None, 750.0)]
+
+
 def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:
     run = script.new_run(iterations=2)
     script.go(run)

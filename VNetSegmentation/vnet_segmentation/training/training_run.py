@@ -34,7 +34,7 @@ class Progress:
     fraction: float
     """Part of the run that is done, 0 to 1."""
     loss: float | None
-    """Mean since the last report; None before the first iteration."""
+    """Mean since the last report; None before the first iteration, and where a resumed run begins."""
     validation_dice: float | None
     """Mean over the validation cases, on the network's grid; None where it was not measured."""
     remaining_s: float | None
@@ -104,8 +104,8 @@ class TrainingRun:
         """Iterates to the end of the run.
 
         Args:
-            report: called after the first iteration, every `report_every` iterations, after each validation and at
-                the end.
+            report: called where a resumed run begins, after the first iteration, every `report_every` iterations,
+                after each validation and at the end.
             store: called to write a checkpoint: before and after each validation, every `store_every_s` seconds, when
                 the run is stopped and at its end.
             should_stop: asked after every iteration.
@@ -130,6 +130,9 @@ class TrainingRun:
             self._losses = []
             store()
             self._tell(report, Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
+        elif self.iteration and self.fraction < 1:
+            # The next report may be minutes away.
+            self._tell(report, Progress(self.iteration, self.fraction, None, None, self._remaining_s()))
         # A validation may have ended it.
         finished, stopped = self.fraction >= 1, False
         while not (finished or stopped):
