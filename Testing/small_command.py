@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from vnet_segmentation.cli.main import run
 from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training import plan
+from vnet_segmentation.training import options
 from vnet_segmentation.training.recipe import Recipe, load_recipe
 
 
@@ -20,5 +20,5 @@ def small_recipe(name: str = "paper") -> Recipe:
 
 
 if __name__ == "__main__":
-    plan.load_recipe = small_recipe
+    options.load_recipe = small_recipe
     sys.exit(run(sys.argv[1:]))

@@ -22,7 +22,7 @@ from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.network.loss import LOSSES
 from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.crossvalidation import cross_validate
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
 
 RECIPE = replace(

@@ -41,7 +41,7 @@ from vnet_segmentation.network.vnet import VNet
 from vnet_segmentation.training.cache import SyntheticCases, load_cases
 from vnet_segmentation.training.crossvalidation import claim_folds
 from vnet_segmentation.training.folds import folds, site_folds
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import Recipe, load_recipe
 
 Part = tuple[list[Case], list[Case]]

@@ -199,7 +199,7 @@ def test_evaluate_takes_no_other_ones_mask_for_the_case_that_is_asked_for(tmp_pa
     command = ["evaluate", str(data), "--results", str(tmp_path / "results"), "--cases"]
     assert run([*command, "a"]) == ExitCode.OK
     assert run([*command, "b"]) == ExitCode.BAD_INPUT
-    assert "no mask for any" in capsys.readouterr().err
+    assert "no mask for b." in capsys.readouterr().err
 
 
 def test_evaluate_replaces_neither_scans_nor_its_own_list_of_cases(options, tmp_path, bright_ball, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.dataset import Case, find_cases, leave_out
 from vnet_segmentation.errors import ExitCode, UserError
 
 
@@ -77,9 +77,9 @@ def test_half_pairs_are_cases_with_a_missing_file(tmp_path: Path) -> None:
 def test_results_beside_the_scans_are_no_cases(tmp_path: Path) -> None:
     results = ["Case00_prostate.nii.gz", "Case00_prostate_probability.nii.gz"]
     # With a mask of its own it is one, whatever it is called.
-    named_alike = ["Case01_prostate.mhd", "Case01_prostate_segmentation.mhd"]
+    named_alike = ["Case01_prostate.nrrd", "Case01_prostate_segmentation.mhd"]
     touch(tmp_path / "flat", "Case00.mhd", "Case00_segmentation.mhd", *results, *named_alike)
-    assert [case.name for case in find_cases(tmp_path / "flat")] == ["Case00", "Case01_prostate"]
+    assert [case.image.name for case in find_cases(tmp_path / "flat")] == ["Case00.mhd", "Case01_prostate.nrrd"]
     touch(tmp_path / "nnunet", "labelsTr/a.nii.gz", "labelsTr/b_prostate.nii.gz")
     touch(tmp_path / "nnunet/imagesTr", "a_0000.nii.gz", "a_0000_prostate.nii.gz", "b_prostate_0000.nii.gz")
     assert [case.name for case in find_cases(tmp_path / "nnunet")] == ["a", "b_prostate"]
@@ -254,3 +254,10 @@ def test_promise12_has_four_sites(promise12: Path) -> None:
     cases = find_cases(promise12)
     assert len(cases) == 40
     assert {case.site for case in cases} == {"BIDMC", "HK", "RUNMC", "UCL"}
+
+
+def test_cases_are_left_out_by_name() -> None:
+    cases = [Case(name, Path(f"{name}.nii"), Path(f"{name}_m.nii")) for name in "abc"]
+    assert leave_out(cases, ("a", "c")) == [cases[1]]
+    with pytest.raises(UserError, match="no case x, y"):
+        leave_out(cases, ("a", "y", "x"))

@@ -161,6 +161,16 @@ def test_results_in_the_sub_folders_of_their_scans(cases: list[Case], tmp_path: 
         assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
 
 
+def test_a_data_set_that_is_the_current_folder_has_its_folders_name(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, site in enumerate(("data", "another"), start=1):
+        write(mask(number), *(tmp_path / "results" / site / f"{case.name}_prostate.nii.gz" for case in cases))
+    monkeypatch.chdir(tmp_path / "data")
+    rows = compare_results(tmp_path / "results", find_cases(Path()))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9] * 3)
+
+
 def test_masks_of_the_same_name_that_lie_deeper_are_not_meant(
     cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,7 +194,7 @@ def test_the_masks_of_cases_that_are_not_asked_for_are_nobody_elses(
     (row,) = compare_results(tmp_path / "results", alike[:1], alike[1:])
     assert row.metrics()["dice"] == pytest.approx(0.9)
     assert caplog.text == ""
-    with pytest.raises(UserError, match="no mask for any of the 1 cases"):
+    with pytest.raises(UserError, match=r"no mask for Case02\."):
         compare_results(tmp_path / "results", alike[2:], alike[:2])
 
 
@@ -244,7 +254,7 @@ def test_two_results_for_one_case(cases: list[Case], tmp_path: Path) -> None:
 
 def test_a_folder_without_any_result_is_a_mistake(cases: list[Case], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    with pytest.raises(UserError, match=r"no mask for any of the 3 cases.*Case00_prostate\.nii\.gz"):
+    with pytest.raises(UserError, match=r"no mask for Case00, Case01, Case02\..*Case00_prostate\.nii\.gz"):
         compare_results(tmp_path / "results", cases)
     with pytest.raises(UserError, match="no folder"):
         compare_results(tmp_path / "nowhere", cases)

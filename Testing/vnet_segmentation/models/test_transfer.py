@@ -144,6 +144,14 @@ def test_a_model_that_is_there_stays_as_it_is(exported: Path, library: Path) -> 
     assert [path.name for path in library.iterdir()] == ["tiny"]
 
 
+def test_a_model_is_not_imported_beside_an_unfinished_training_of_its_name(exported: Path, library: Path) -> None:
+    state = state_folder(library / "tiny")
+    state.mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape(f"discard it first; its folder is {state}.")):
+        import_model(exported)
+    assert list(library.iterdir()) == [state]
+
+
 def test_deleting_takes_what_the_training_left_too(exported: Path, library: Path) -> None:
     import_model(exported)
     (library / "tiny.training" / "cache").mkdir(parents=True)

@@ -47,6 +47,13 @@ def test_nothing_is_replaced_unasked_and_the_scan_never(segmenter, scans, tmp_pa
     assert mask.stat().st_size > 100
 
 
+def test_what_another_process_wrote_in_the_meantime_is_not_replaced(segmenter, scans, tmp_path):
+    mask = tmp_path / "mask.nrrd"
+    with pytest.raises(UserError, match="exists already"):
+        segment_file(segmenter, scans / "a.nii.gz", Outputs(mask), progress=lambda *_: mask.write_text("another's"))
+    assert mask.read_text() == "another's"
+
+
 def test_the_scan_under_another_name_is_not_replaced_either(segmenter, scans, tmp_path):
     os.link(scans / "a.nii.gz", tmp_path / "b.nii.gz")
     with pytest.raises(UserError, match="is the scan itself"):

@@ -19,9 +19,9 @@ from vnet_segmentation.evaluation.dice_histogram import write_histogram
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.training import crossvalidation
-from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training.crossvalidation import cross_validate
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.train_model import train_model
 
 CPU = Device("cpu", "float32", "It was asked for.")
@@ -38,7 +38,7 @@ QUICK = TrainingOptions(
 @pytest.fixture
 def small_field(monkeypatch):
     """For the command, which has no option for it."""
-    monkeypatch.setattr(training_plan, "load_recipe", small_recipe)
+    monkeypatch.setattr(training_options, "load_recipe", small_recipe)
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from vnet_segmentation.evaluation.improvement import BETTER
 from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.images.scans import read_scan, voxel_hash
 from vnet_segmentation.models.bundle import read_description
-from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training import train_model
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import TrainingResult
 from vnet_segmentation.training.training_run import Progress, TrainingRun
@@ -69,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         learning_rate=0.01,
         iterations=4,
     )
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
 
 
 def options(base: Path, **changes: Any) -> TrainingOptions:
@@ -105,8 +105,8 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
 def test_the_cases_that_judge_a_fold_choose_neither_its_weights_nor_its_end(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(training_plan.load_recipe("finetune"), schedule="steps", patience=1, averaging_decay=0.0)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    recipe = replace(training_options.load_recipe("finetune"), schedule="steps", patience=1, averaging_decay=0.0)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
 
     def take_more_for_prostate(run: TrainingRun) -> float:
         with torch.no_grad():
@@ -333,7 +333,7 @@ def test_a_killed_process_and_a_full_disk_cost_no_model(
     # As in the processes: that it goes on to the same model holds for the same number of threads.
     torch.set_num_threads(1)
     monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
-    monkeypatch.setattr(training_plan, "load_recipe", load_recipe)
+    monkeypatch.setattr(training_options, "load_recipe", load_recipe)
 
     def arguments(model: str) -> list[str]:
         # A preset without phantoms, which each process would wait for.

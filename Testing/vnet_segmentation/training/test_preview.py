@@ -12,7 +12,7 @@ from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.device import Device
 from vnet_segmentation.images.metrics import dice
 from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.preview import iteration_seconds, preview_sample
 
 CPU = Device("cpu", "float32", "It was asked for.")

@@ -10,7 +10,7 @@ import pytest
 from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.errors import UserError
 from vnet_segmentation.evaluation.improvement import MIN_CASES
-from vnet_segmentation.training.plan import TrainingOptions, plan_training
+from vnet_segmentation.training.options import TrainingOptions, plan_training
 from vnet_segmentation.training.splits import TrainingPlan
 
 BASE = TrainingOptions(base=Path("base"))

@@ -29,10 +29,10 @@ from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.models.training_state import claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training import job, train_model
-from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training.appearance import AppearanceSettings
 from vnet_segmentation.training.deformation import DeformationSettings
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import TrainingResult
 from vnet_segmentation.training.training_run import Progress, TrainingRun
@@ -192,7 +192,7 @@ def test_a_model_that_has_learned_segments_new_scans(
         deformation=DeformationSettings(0.3, 3.0, 5.0, 0.1, 0.5),
         appearance=AppearanceSettings(),
     )
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
     result = train(data, model, replace(QUICK, width=2, iterations=80, validation=2))
     # On the scans' own, tilted grids, through the 8-bit weights.
     assert min(row.comparison.whole.dice for row in result.after) > 0.8
@@ -219,7 +219,7 @@ def test_phantoms_are_made_as_they_are_drawn(
     data: Path, model: Path, train: Training, monkeypatch: pytest.MonkeyPatch, probability: float
 ) -> None:
     recipe = replace(load_recipe("paper"), synthetic_probability=probability, n_synthetic_cases=1)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
     train(data, model, replace(QUICK, iterations=2))
     assert len(list((state_folder(model) / "cache").glob("phantom-*"))) == probability
 
@@ -535,7 +535,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_command_finishes(
         run.iteration += 1
         return 0.5
 
-    monkeypatch.setattr(training_plan, "load_recipe", small_command.small_recipe)
+    monkeypatch.setattr(training_options, "load_recipe", small_command.small_recipe)
     monkeypatch.setattr(TrainingRun, "step", learn_nothing)
     assert cli.run([*arguments, "--resume"]) == ExitCode.OK
     said = capsys.readouterr()

@@ -17,7 +17,7 @@ from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.training_state import claim, is_claimed, state_folder
 from vnet_segmentation.models.transfer import export_model, import_model
 from vnet_segmentation.training import job
-from vnet_segmentation.training import plan as training_plan
+from vnet_segmentation.training import options as training_options
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.worker.training_commands import training_commands, unfinished_trainings
 
@@ -42,7 +42,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
     monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(folder))
     recipe = replace(load_recipe("finetune"), synthetic_probability=0.0, small_crop_until=0.0, iterations=2)
-    monkeypatch.setattr(training_plan, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(training_options, "load_recipe", lambda name: recipe)
     save_untrained_model(folder / "tiny", preprocessing=Preprocessing(spacing_mm=(2.0, 2.0, 3.0), size=(32, 32, 16)))
     return folder
 

@@ -26,7 +26,7 @@ from vnet_segmentation.models.library import description_of, find_model, known_c
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from vnet_segmentation.training.plan import TrainingOptions
+    from vnet_segmentation.training.options import TrainingOptions
     from vnet_segmentation.training.training_run import Progress
 
 
@@ -158,7 +158,7 @@ def _says_how_to_go_on(how: str) -> Iterator[None]:
 
 
 def _training_options(options: argparse.Namespace, validation: int | tuple[str, ...] | None = None) -> TrainingOptions:
-    from vnet_segmentation.training.plan import TrainingOptions
+    from vnet_segmentation.training.options import TrainingOptions
 
     # What the command has no option for is the base model's.
     given = vars(options)
@@ -198,12 +198,11 @@ def _show_training(progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares masks with reference masks."""
-    from vnet_segmentation.datasets.dataset import find_cases
+    from vnet_segmentation.datasets.dataset import check_names, find_cases
     from vnet_segmentation.datasets.inspection import inspect_cases, refuse_problems
     from vnet_segmentation.evaluation.evaluate import compare_results, evaluate_cases
     from vnet_segmentation.evaluation.table import check_table, format_table, write_table
     from vnet_segmentation.models.bundle import read_description
-    from vnet_segmentation.training.splits import check_names
 
     # Before anything is computed: a slip in a name is answered at once.
     if options.output:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnet_segmentation.errors import UserError, list_names
+from vnet_segmentation.errors import ExitCode, UserError, list_names
 from vnet_segmentation.images.dicom import names_t2
 from vnet_segmentation.images.scans import MASK_STEMS, MASK_SUFFIX, SCAN_SUFFIXES
 from vnet_segmentation.paths import walk
@@ -89,6 +89,26 @@ def find_cases(path: Path) -> list[Case]:
         )
     _refuse_alike(path, cases)
     return cases
+
+
+def check_names(names: Iterable[str], cases: Sequence[Case]) -> None:
+    """Raises `UserError` (`ExitCode.USAGE`) for a name that no case has."""
+    unknown = set(names) - {case.name for case in cases}
+    if unknown:
+        known = list_names(sorted(case.name for case in cases))
+        raise UserError(
+            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
+        )
+
+
+def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """The cases without those of these names.
+
+    Raises:
+        UserError: see `check_names`.
+    """
+    check_names(names, cases)
+    return [case for case in cases if case.name not in names]
 
 
 def _data_sets_in(folder: Path) -> list[str]:

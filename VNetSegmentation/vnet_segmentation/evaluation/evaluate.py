@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -58,8 +59,9 @@ def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case]
         raise UserError(f"There is no folder {results}. Give the folder with the masks to compare.")
     found = _results_by_case(results, [*cases, *others])
     if not any(case.name in found for case in cases):
+        names = list_names([case.name for case in cases])
         raise UserError(
-            f"{results} has no mask for any of the {len(cases)} cases. Name the masks after the cases, for instance "
+            f"{results} has no mask for {names}. Name the masks after the cases, for instance "
             f"{cases[0].name}_prostate.nii.gz."
         )
     missing = [case.name for case in cases if case.name not in found]
@@ -88,9 +90,9 @@ def compare_result(case: Case, file: Path | None) -> Row:
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     given = {path.resolve() for case in cases for path in (case.image, case.mask)}
-    by_image, known = _by_image(cases), {case.name for case in cases}
+    by_path = _by_path(cases)
     masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
-    owners = {mask: _owners(mask, by_image, known) for mask in masks}
+    owners = {mask: _owners(mask, by_path) for mask in masks}
     # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
     depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
@@ -116,33 +118,32 @@ def _masks_in(folder: Path) -> Iterator[Path]:
         yield from (Path(directory, name) for name in sorted(files) if _is_mask_name(name))
 
 
-def _by_image(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
-    """Names of the cases by the path of their image, without its suffix, and by each end of that path."""
+def _by_path(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
+    """Names of the cases by what the path of a result, without its suffix, may end in: the case's name, or the path of
+    its image from any folder on."""
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case in cases:
-        path = (*case.image.parent.parts, scan_stem(case.image))
+        image = Path(os.path.abspath(case.image))
+        path = (*image.parent.parts, scan_stem(image))
         for start in range(len(path)):
             found[path[start:]].append(case.name)
-    return found
+    # A case's name goes before the name of another one's image.
+    return found | {(case.name,): [case.name] for case in cases}
 
 
-def _owners(mask: Path, by_image: dict[tuple[str, ...], list[str]], known: set[str]) -> tuple[int, list[str]]:
+def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int, list[str]]:
     """How many folders around a mask have to be passed over to find its case, and the names of those that fit.
 
     Args:
         mask: path below the folder of results.
-        by_image: see `_by_image`.
-        known: names of all cases.
+        by_path: see `_by_path`.
     """
     stem = scan_stem(mask)
     for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
         # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
         path = (*mask.parent.parts, name)
         for depth in range(len(path)):
-            # A case's name goes before the name of another one's image.
-            is_case = path[depth:] == (name,) and name in known
-            names = [name] if is_case else by_image.get(path[depth:], [])
-            if names:
+            if names := by_path.get(path[depth:]):
                 return depth, names
     return 0, []
 

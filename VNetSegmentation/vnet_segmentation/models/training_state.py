@@ -1,4 +1,4 @@
-"""The folder beside a model's that holds what its training needs to go on, and whose it is at the moment."""
+"""A training's state folder, beside its model's: what the training needs to go on, and which process has it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def state_folder(model: Path) -> Path:
 
 
 def begun(folder: Path) -> Path | None:
-    """A file of the training that a state folder has begun; None if there is nothing to go on with."""
+    """One of the files from which the training of a state folder can go on; None if there is none."""
     return next(iter(sorted([*folder.glob("[!.]*.safetensors"), *folder.glob("fold-*.json")])), None)
 
 

@@ -75,15 +75,15 @@ def weighted_logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def logistic_loss_per_voxel(logits: Tensor, target: Tensor) -> Tensor:
-    """Negative logarithm of the softmax of the true class, float32, (batch, depth, height, width); of a soft mask, of
-    both classes by their shares."""
+    """Cross-entropy: the negative logarithm of the softmax of the true class; of a soft mask, of both classes by their
+    shares. float32, (batch, depth, height, width)."""
     return functional.binary_cross_entropy_with_logits(
         logits[:, 1].float() - logits[:, 0].float(), target.float(), reduction="none"
     )
 
 
 def dice_and_logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice loss plus the plain mean logistic loss.
+    """Dice loss plus the plain mean logistic loss, or cross-entropy.
 
     Not in the paper: the second term keeps a gradient at voxels where the softmax saturates, and in volumes without
     prostate, where the Dice loss has none to speak of. Arguments and result as `dice_loss`, without upper bound.

@@ -155,7 +155,8 @@ class VNet(nn.Module):
             raise ValueError(f"The width must be at least 1, is {width}.")
         self.layout, self.width, self.normalisation = layout, width, normalisation
         self.recomputes = False
-        """In training, compute each stage's activations a second time instead of keeping them: less memory, slower."""
+        """Gradient checkpointing: in training, compute each stage's activations a second time instead of keeping them.
+        Less memory, slower."""
         plan = LAYOUTS[layout]
         self._kernel_size = plan.kernel_size
         channels = [width * 2**i for i in range(N_STAGES)]

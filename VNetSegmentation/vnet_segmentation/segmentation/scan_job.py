@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,10 @@ def segment_file(
         return write_results(scan, result, outputs)
 
 
-@contextmanager
-def alone_with(outputs: Outputs) -> Iterator[None]:
+def alone_with(outputs: Outputs) -> AbstractContextManager[None]:
     """Keeps other processes from the files, where the file system has locks: between a look at whose they are and the
     writing of the last one, nobody else writes any of them."""
-    with alone(outputs.mask.with_name(f".{outputs.mask.name}.lock"), _PATIENCE_S):
-        yield
+    return alone(outputs.mask.with_name(f".{outputs.mask.name}.lock"), _PATIENCE_S)
 
 
 @_memory_in_a_sentence()

@@ -25,7 +25,7 @@ from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
 from vnet_segmentation.training.identity import refuse_other_cases
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
 

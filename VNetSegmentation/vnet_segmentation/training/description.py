@@ -11,7 +11,7 @@ from vnet_segmentation.evaluation.improvement import Improvement, judge
 from vnet_segmentation.evaluation.rows import Row
 from vnet_segmentation.evaluation.table import summarise
 from vnet_segmentation.models.library import learned_scans
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.splits import Split
 from vnet_segmentation.training.training_run import TrainingRun
 

@@ -37,8 +37,8 @@ def weights_digest(network: VNet) -> str:
 
 
 def stored_sources(folder: Path) -> dict[str, str]:
-    """The source of each case (`cache.files_digest`), by its name, of the training that a state folder has begun; empty
-    where nothing tells."""
+    """`cache.files_digest` of each case, by its name, when the training of a state folder began; empty if that is not
+    known."""
     file = begun(folder)
     with suppress(OSError, ValueError, KeyError, TypeError, UserError):
         if file:

@@ -23,7 +23,7 @@ from vnet_segmentation.training.cache import TrainingCase
 from vnet_segmentation.training.description import describe_model
 from vnet_segmentation.training.identity import case_identities
 from vnet_segmentation.training.learner import Learner
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.splits import Split
 from vnet_segmentation.training.training_run import Progress, TrainingRun

@@ -19,7 +19,7 @@ from vnet_segmentation.training.appearance import quantiles
 from vnet_segmentation.training.augmentation import draw_sample, make_sample
 from vnet_segmentation.training.cache import SyntheticCases, TrainingCase, case_grid, prepare_pair
 from vnet_segmentation.training.learner import Learner
-from vnet_segmentation.training.plan import TrainingOptions, load_base, make_recipe
+from vnet_segmentation.training.options import TrainingOptions, load_base, make_recipe
 
 _N_TIMED = 3
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vnet_segmentation.datasets.dataset import Case
-from vnet_segmentation.errors import ExitCode, UserError, list_names
+from vnet_segmentation.datasets.dataset import Case, check_names
 from vnet_segmentation.evaluation.improvement import MIN_CASES
 from vnet_segmentation.training.folds import VALIDATION_SHARE, folds, folds_of_few, n_separable, split_by_site
 
@@ -42,7 +41,7 @@ def split_cases(
     """Splits the cases. Test cases are in no part, unless they are chosen by name.
 
     Args:
-        validation: see `training.plan.TrainingOptions`.
+        validation: see `training.options.TrainingOptions`.
         has_base: the training starts from a model.
 
     Raises:
@@ -61,16 +60,6 @@ def split_cases(
     if validation is not None:
         return TrainingPlan([], Split(*split_by_site(cases, validation, seed)))
     return TrainingPlan([], _one_in_five(cases, seed))
-
-
-def check_names(names: Iterable[str], cases: Sequence[Case]) -> None:
-    """Raises `UserError` for a name that no case has."""
-    unknown = set(names) - {case.name for case in cases}
-    if unknown:
-        known = list_names(sorted(case.name for case in cases))
-        raise UserError(
-            f"There is no case {', '.join(sorted(unknown))} in the data set. It has {known}.", ExitCode.USAGE
-        )
 
 
 def _by_name(cases: Sequence[Case], names: Sequence[str], seed: int) -> Split:

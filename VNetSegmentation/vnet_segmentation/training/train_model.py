@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vnet_segmentation.atomic import remove_leftovers
-from vnet_segmentation.datasets.dataset import find_cases
+from vnet_segmentation.datasets.dataset import find_cases, leave_out
 from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
@@ -22,10 +22,9 @@ from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
 from vnet_segmentation.training.identity import refuse_other_cases, stored_sources
 from vnet_segmentation.training.job import Job, counted, judge_fold, judge_run, measure, train_run
-from vnet_segmentation.training.plan import (
+from vnet_segmentation.training.options import (
     TrainingOptions,
     check_options,
-    leave_out,
     load_base,
     make_recipe,
     plan_training,

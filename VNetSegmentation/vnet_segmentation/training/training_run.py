@@ -256,7 +256,7 @@ class TrainingRun:
         """The validation Dice, the same in all processes; keeps the weights if they are the best so far."""
         processes, recipe = self.learner.processes, self.learner.recipe
         dice = processes.of_first(self.validation_dice() if processes.is_first else 0.0)
-        if not self.best.is_gain(dice):
+        if not self.best.update(dice):
             may_settle = recipe.schedule != "cosine" or self.fraction >= _LAST_PART
             self.has_settled = may_settle and 0 < recipe.patience <= self.best.n_without_gain
         elif recipe.keeps_best:

@@ -49,8 +49,8 @@ class Best:
     """Of the weights; 0: those the run started from; None where none are kept."""
     weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def is_gain(self, dice: float) -> bool:
-        """Takes note of a validation; whether it was the best."""
+    def update(self, dice: float) -> bool:
+        """Takes a validation into account; returns whether it is the best so far."""
         if dice > self.dice + _SMALLEST_GAIN:
             self.dice, self.n_without_gain = dice, 0
             return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vnet_segmentation.atomic import atomic_path
-from vnet_segmentation.datasets.dataset import Case, find_cases
+from vnet_segmentation.datasets.dataset import find_cases
 from vnet_segmentation.datasets.inspection import inspect_cases
 from vnet_segmentation.device import choose_device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError
@@ -18,7 +18,7 @@ from vnet_segmentation.evaluation.rows import Row, mean_figures, worst_figures
 from vnet_segmentation.images.volume_exchange import write_exchange
 from vnet_segmentation.models.library import find_model, list_models
 from vnet_segmentation.models.training_state import begun, claim, discard, is_claimed, state_folder
-from vnet_segmentation.training.plan import TrainingOptions
+from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.preview import iteration_seconds, preview_sample
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import train_model
@@ -28,6 +28,8 @@ from vnet_segmentation.worker.protocol import Channel, Command, Request
 
 REQUEST_FILE = "request.json"
 """In the folder of an unfinished training: what it was asked for."""
+_KEPT = ("name", "data", "device", "options", "cases")
+"""Fields of a request to train that are kept there."""
 
 
 def training_commands() -> dict[str, Command]:
@@ -86,7 +88,9 @@ def _estimate(request: Request, send: Channel) -> dict[str, Any]:
 def _preview(request: Request, send: Channel) -> dict[str, Any]:
     """An augmented sample of a case, as `volume_exchange` has volumes."""
     cases = {case.name: replace(case, label=request["label"]) for case in find_cases(Path(request["data"]))}
-    case = _case(cases, request["case"])
+    case = cases.get(request["case"])
+    if case is None:
+        raise UserError(f"There is no case {request['case']} any more. Read the folder again.")
     others = [name for name in request["others"] if name in cases and name != case.name]
     seed = request["seed"]
     image, mask = preview_sample(case, _options(request), seed, cases[others[seed % len(others)]] if others else None)
@@ -165,10 +169,6 @@ def _discard(request: Request, send: Channel) -> dict[str, Any]:
     return {}
 
 
-_KEPT = ("name", "data", "device", "options", "cases")
-"""Fields of a request to train that say what is trained."""
-
-
 def _own_model(request: Request) -> Path:
     """Folder of a model of the user's, which need not exist."""
     check_model_name(request["name"])
@@ -181,12 +181,6 @@ def _options(request: Request) -> TrainingOptions:
     if isinstance(fields.get("validation"), list):
         fields["validation"] = tuple(fields["validation"])
     return TrainingOptions(base=None if base is None else find_model(base or None), **fields)
-
-
-def _case(cases: dict[str, Case], name: str) -> Case:
-    if name not in cases:
-        raise UserError(f"There is no case {name} any more. Read the folder again.")
-    return cases[name]
 
 
 def figures(rows: Sequence[Row]) -> dict[str, Any]:

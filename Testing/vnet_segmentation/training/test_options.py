@@ -1,4 +1,4 @@
-"""What is asked of a training decides on its recipe and its cases."""
+"""What is asked of a training decides on its recipe."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from untrained_model import save_untrained_model
 
-from vnet_segmentation.datasets.dataset import Case
-from vnet_segmentation.errors import UserError
 from vnet_segmentation.images.preprocessing import Preprocessing
-from vnet_segmentation.training.plan import TrainingOptions, leave_out, load_base, make_recipe
+from vnet_segmentation.training.options import TrainingOptions, load_base, make_recipe
 
 
 @pytest.mark.parametrize(
@@ -48,10 +46,3 @@ def test_a_model_to_start_from_keeps_its_network(tmp_path: Path) -> None:
     options, base, _ = load_base(TrainingOptions(base=model, preset="paper"))
     recipe = make_recipe(options, base)
     assert (recipe.layout, recipe.width, recipe.preprocessing.bias_correction) == ("monai", 2, False)
-
-
-def test_cases_are_left_out_by_name() -> None:
-    cases = [Case(name, Path(f"{name}.nii"), Path(f"{name}_m.nii")) for name in "abc"]
-    assert leave_out(cases, ("a", "c")) == [cases[1]]
-    with pytest.raises(UserError, match="no case x, y"):
-        leave_out(cases, ("a", "y", "x"))

@@ -13,7 +13,7 @@ from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.models.bundle import load_bundle
 from vnet_segmentation.network.vnet import MAX_WIDTH, VNet
 from vnet_segmentation.training.recipe import Recipe, load_recipe
-from vnet_segmentation.training.splits import TrainingPlan, check_names, split_cases
+from vnet_segmentation.training.splits import TrainingPlan, split_cases
 
 _LARGEST_SCALING = 0.5
 """Nothing is made smaller than half, however strong the deformation."""
@@ -92,16 +92,6 @@ def plan_training(cases: Sequence[Case], options: TrainingOptions) -> TrainingPl
         cases: without those that are held out.
     """
     return split_cases(cases, options.validation, options.base is not None, options.seed)
-
-
-def leave_out(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """The cases without those of these names.
-
-    Raises:
-        UserError: a name that no case has.
-    """
-    check_names(names, cases)
-    return [case for case in cases if case.name not in names]
 
 
 def load_base(options: TrainingOptions) -> tuple[TrainingOptions, VNet | None, dict[str, Any] | None]:
