@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from vnet_segmentation.openmp import wait_briefly
+
 
 def main() -> int:
     """Runs the command line on the program's arguments; returns the exit code."""
+    wait_briefly()
     try:
         from vnet_segmentation.cli.main import run
 
