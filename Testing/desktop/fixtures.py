@@ -84,10 +84,10 @@ class Desktop:
         assert unwrap(widget).grab().save(str(path))
 
     def screenshots(self, folder: Path, name: str) -> None:
-        """Writes a picture of each open panel."""
+        """Writes a picture of each open panel that was set up."""
         folder.mkdir(parents=True, exist_ok=True)
         self.run_for(0.2)
-        for number, (widget, _) in enumerate(self._panels):
+        for number, widget in enumerate(widget for widget, _ in self._panels if hasattr(widget, "ui")):
             self.screenshot(widget.ui.tabs, folder / f"{name}{f'-{number}' if number else ''}.png".replace("/", "_"))
 
     def close(self) -> None:
