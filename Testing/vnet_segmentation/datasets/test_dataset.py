@@ -250,6 +250,12 @@ def test_missing_data_set(tmp_path: Path) -> None:
         find_cases(tmp_path / "none")
 
 
+def test_a_file_that_is_no_table_is_no_data_set(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(UserError, match=r"notes\.txt is no data set"):
+        find_cases(tmp_path / "notes.txt")
+
+
 def test_promise12_has_four_sites(promise12: Path) -> None:
     cases = find_cases(promise12)
     assert len(cases) == 40

@@ -118,6 +118,11 @@ def test_refuses_other_suffixes(tmp_path: Path, name: str) -> None:
     assert refused.value.exit_code is ExitCode.USAGE
 
 
+def test_a_folder_in_place_of_a_file_is_named_in_the_refusal() -> None:
+    with pytest.raises(UserError, match=r"^Cannot write \.: its name must end"):
+        check_output_path(".")
+
+
 def test_refuses_two_file_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"two files.*\.mha"):
         write_mask(make_mask(), tmp_path / "mask.mhd")

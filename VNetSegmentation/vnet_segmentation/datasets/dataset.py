@@ -76,7 +76,8 @@ def find_cases(path: Path) -> list[Case]:
     if os.path.isfile(path) and path.suffix.lower() == ".csv":
         return _manifest_cases(path)
     if not os.path.isdir(path):
-        raise UserError(f"There is no data set {path}. Give a folder, or a CSV file with the columns image and mask.")
+        problem = f"{path} is no data set" if os.path.exists(path) else f"There is no data set {path}"
+        raise UserError(f"{problem}. Give a folder, or a CSV file with the columns image and mask.")
     cases = _nnunet_cases(path) if (path / "imagesTr").is_dir() else _promise12_cases(path)
     below = [] if cases else _data_sets_in(path)
     if below:

@@ -61,7 +61,7 @@ def judge(before: Sequence[float], after: Sequence[float]) -> Improvement:
     if n_cases < MIN_CASES:
         sentence = (
             f"Too few cases to tell. {change}, on {n_cases}. "
-            f"Keep at least {MIN_CASES} cases for validation to learn whether the model is better."
+            f"It takes at least {MIN_CASES} to learn whether the model is better."
         )
         return Improvement(UNKNOWN, mean, -math.inf, math.inf, n_cases, sentence)
     margin = _student(n_cases - 1) * max(float(np.std(gains, ddof=1)), _SMALLEST_DEVIATION) / math.sqrt(n_cases)

@@ -34,7 +34,7 @@ def check_output_path(path: str | os.PathLike[str], *, segmentation: bool = True
             (`ExitCode.CANNOT_WRITE`).
     """
     path = Path(path)
-    check_suffix(path.name, segmentation=segmentation)
+    check_suffix(path.name or str(path), segmentation=segmentation)
     check_writable(path)
 
 

@@ -88,7 +88,7 @@ def train_model(
     processes = processes or Processes()
     check_options(options)
     # A path like "." has no name, and so no folder beside it.
-    check_model_name(model.name)
+    check_model_name(model.name or str(model))
     state = state_folder(model)
     if processes.is_first and not _check_state(model, state, resume) and resume:
         say("There is nothing to go on with: a new training begins")
