@@ -16,6 +16,9 @@ def formWidgets(root) -> SimpleNamespace:
     parents = [root]
     while parents:
         for child in parents.pop().children():
+            # As there: some that PythonQt gives are null, and some have no children to ask for.
+            if not child or not hasattr(child, "children"):
+                continue
             if child.objectName:
                 setattr(ui, child.objectName, child)
             if child.className() != _FOREIGN:
