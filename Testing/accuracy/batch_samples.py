@@ -83,7 +83,8 @@ class SampleParameters:
 class BatchMaker:
     """Draws and makes samples of one shape.
 
-    All that has to be copied to the device is copied here, once: in a CUDA graph nothing can be.
+    All that has to be copied to the device is copied here, once: in a CUDA graph nothing can be. What one model has and
+    another has not is in the values of tensors, not in their shapes: compiled once, it serves all of them.
 
     Args:
         table: of the cases and phantoms.
@@ -102,7 +103,9 @@ class BatchMaker:
     ) -> None:
         device = table.volumes.device
         self.recipe, self.table, self.shape = recipe, table, shape
-        self._cases = torch.tensor(cases, device=device)
+        unused = len(table.volumes) - len(cases)
+        self._cases = torch.tensor([*cases, *[cases[0]] * unused], device=device)
+        self._n_cases = torch.tensor(len(cases), device=device)
         self._synthetic = torch.tensor(synthetic or cases, device=device)
         self._synthetic_probability = recipe.synthetic_probability if synthetic else 0.0
         self._spacing = torch.tensor(recipe.preprocessing.spacing_mm, device=device)
@@ -112,6 +115,10 @@ class BatchMaker:
         self._axes = [(torch.arange(n) - (n - 1) / 2).to(device) for n in shape]
         self._steps = torch.arange(N_QUANTILES, device=device)
         self._turns = [tuple(part.to(device) for part in _turn(*axes)) for axes in ((1, 2), (2, 0), (0, 1))]
+
+    def __call__(self, uniform: Tensor, normal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws and makes a batch; see both."""
+        return self.make(self.draw(uniform, normal), noise)
 
     def draw(self, uniform: Tensor, normal: Tensor) -> SampleParameters:
         """As `augmentation.draw_sample` draws.
@@ -133,10 +140,10 @@ class BatchMaker:
         def happens(probability: float) -> Tensor:
             return next(numbers) < probability
 
-        def one_of(choices: Tensor) -> Tensor:
-            return choices[(next(numbers) * len(choices)).long()]
+        def own_case() -> Tensor:
+            return self._cases[(next(numbers) * self._n_cases).long()]
 
-        own, phantom = one_of(self._cases), one_of(self._synthetic)
+        own, phantom = own_case(), self._synthetic[(next(numbers) * len(self._synthetic)).long()]
         case = torch.where(happens(self._synthetic_probability), phantom, own)
         is_anywhere = happens(recipe.anywhere_probability)[:, None]
         anywhere = vector((0, 1), (0, 1), (0, 1)) * (table.sizes[case] - 1)
@@ -161,7 +168,7 @@ class BatchMaker:
             coefficients=coefficients,
             matrix=self._rotations(angles) @ torch.diag_embed(torch.stack([x, y, z], 1)),
             matches_histogram=happens(appearance.histogram_matching_probability),
-            matched_quantiles=table.quantiles[one_of(self._cases)],
+            matched_quantiles=table.quantiles[own_case()],
             gamma=torch.where(happens(appearance.gamma_probability), gamma, one),
             bias_coefficients=bias,
             coil_gain=torch.where(happens(appearance.coil_probability), gain, one),
