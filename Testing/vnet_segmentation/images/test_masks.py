@@ -8,6 +8,7 @@ from vnet_segmentation.images.masks import (
     keep_largest_component,
     mask_from_probability,
     part_sizes,
+    slice_axis,
     smooth_probability,
 )
 
@@ -52,6 +53,71 @@ def test_an_empty_mask_and_one_part_are_left_as_they_are():
 def test_a_probability_that_rounding_took_beyond_1_is_prostate_and_the_threshold_itself_is():
     array = np.array([0.4999, 0.5, 1.0, 1.0000002], np.float32).reshape(1, 1, 4)
     assert sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array))).ravel().tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
+def test_specks_beyond_the_ends_and_beside_the_gland_are_left_out_whatever_the_order_of_axes(order):
+    array = np.zeros((10, 40, 40), np.float32)
+    array[2:8, 5:30, 5:30] = 1
+    # Of voxels of 0.25 mm^2, 40 have 10 mm^2.
+    array[1, 10:20, 10:14] = 1
+    array[8, 10:20, 10:14] = 1
+    array[8, 10, 10] = 0
+    expected = array.astype(np.uint8)
+    expected[8] = 0
+    # Beside the gland in its slice, and connected with it by the slices above and below.
+    array[5, :, 20:] = 0
+    array[5, 10, 25:29] = 1
+    expected[5, :, 20:] = 0
+    probability = sitk.GetImageFromArray(array)
+    probability.SetSpacing((1.0, 0.25, 3.0))
+    mask = mask_from_probability(sitk.PermuteAxes(probability, order))
+    back = sitk.PermuteAxes(mask, np.argsort(order).tolist())
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), expected)
+    assert back.GetSpacing() == probability.GetSpacing()
+
+
+def test_what_hangs_on_a_speck_goes_with_it_unless_it_is_a_share_of_the_mask():
+    array = np.zeros((12, 30, 30), np.float32)
+    array[0:4, :20, :20] = 1  # 1600 voxels of 1 mm^2
+    array[4, 10, 10:12] = 1  # a speck
+    array[5, 8:13, 8:13] = 1  # 25 voxels, 1.5 %
+    mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array)))
+    assert mask.sum() == 1600
+    array[5:9, 8:13, 8:13] = 1  # 100 voxels, 5.9 %
+    mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array)))
+    np.testing.assert_array_equal(mask, array)
+
+
+def test_a_mask_of_specks_alone_is_left_as_it_is():
+    array = np.zeros((9, 12, 12), np.float32)
+    array[2:7, 4:7, 4:7] = 1
+    mask = sitk.GetArrayFromImage(mask_from_probability(sitk.GetImageFromArray(array)))
+    np.testing.assert_array_equal(mask, array)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "axes_of_the_patient", "expected"),
+    [
+        ((0.5, 0.5, 3.0), "xyz", 2),
+        ((3.0, 0.5, 0.5), "xyz", 0),  # sagittal
+        ((3.0, 0.5, 0.5), "zxy", 0),  # axial, in another order
+        ((0.8, 0.8, 0.7), "xyz", 2),
+        ((0.8, 0.8, 0.8), "yzx", 1),  # sagittal, of cubes
+        ((1.1, 0.8, 0.8), "xyz", 2),  # not yet 1.5 times
+        ((1.3, 0.8, 0.8), "xyz", 0),
+    ],
+)
+def test_slices_lie_across_the_widest_spacing_or_the_foot_head_axis(spacing_mm, axes_of_the_patient, expected):
+    image = sitk.Image(4, 5, 6, sitk.sitkUInt8)
+    image.SetSpacing(spacing_mm)
+    direction = np.zeros((3, 3))
+    for column, axis in enumerate(axes_of_the_patient):
+        direction["xyz".index(axis), column] = -1
+    tilt = np.radians(30)
+    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    image.SetDirection((about_x @ direction).ravel().tolist())
+    assert slice_axis(image) == expected
 
 
 # A Gaussian's integral: a quarter of a millimetre past the step is sigma / 4, Phi(0.25) = 0.599, or sigma / 8.

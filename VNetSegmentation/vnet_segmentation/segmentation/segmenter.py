@@ -15,7 +15,7 @@ import torch
 
 from vnet_segmentation.device import Device
 from vnet_segmentation.errors import ExitCode, UserError
-from vnet_segmentation.images.masks import bounding_box, mask_from_probability
+from vnet_segmentation.images.masks import bounding_box, mask_from_probability, slice_axis
 from vnet_segmentation.images.measurements import measure
 from vnet_segmentation.images.preprocessing import Preprocessing, prepare, to_scan_grid
 from vnet_segmentation.models.bundle import load_bundle
@@ -29,9 +29,6 @@ from vnet_segmentation.segmentation.search import (
     gland_mask,
     is_near_open_border,
 )
-
-_THICK_SLICES = 1.5
-"""From this ratio to the other spacings the widest one tells how the slices lie."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,7 @@ def _warnings(mask: sitk.Image, volume_ml: float, gland: sitk.Image, prepared: s
 
 def _is_axial(prepared: sitk.Image) -> bool:
     """Whether the slices lie across the patient, as far as the spacing tells."""
-    x_mm, y_mm, z_mm = prepared.GetSpacing()
-    return max(x_mm, y_mm) <= _THICK_SLICES * z_mm
+    return slice_axis(prepared) == 2
 
 
 class _Stopwatch:
