@@ -239,6 +239,44 @@ def test_showing_brings_the_slices_to_the_middle(written):
     assert not display.GetSegmentVisibility3D(segment.segmentId)
 
 
+def test_base_and_apex_are_where_the_mask_ends_under_a_transform_too(add_volume, add_transform, ball, as_image):
+    import slicer
+
+    from VNetSegmentationLib.prostateSegment import ProstateSegment, addSegmentation
+
+    volume = add_volume()
+    transform = add_transform(25)
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    segment = ProstateSegment.prepare(addSegmentation(volume), volume)
+    segment.write(as_image(ball(), volume))
+    index_to_local = slicer.util.arrayFromVTKMatrix(_ijk_to_ras(volume))
+    local_to_world = slicer.util.arrayFromVTKMatrix(transform.GetMatrixTransformToParent())
+    indices = np.argwhere(ball())[:, ::-1]
+    across = int(np.abs(index_to_local[2, :3]).argmax())
+    ends = {}
+    for number in (indices[:, across].min(), indices[:, across].max()):
+        middle = np.append(indices[indices[:, across] == number].mean(axis=0), 1)
+        local = index_to_local @ middle
+        ends[local[2]] = (local_to_world @ local)[:3]
+    red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+    for go, height in ((segment.goToBase, max(ends)), (segment.goToApex, min(ends))):
+        go()
+        matrix = slicer.util.arrayFromVTKMatrix(red.GetSliceToRAS())
+        assert abs((ends[height] - matrix[:3, 3]) @ matrix[:3, 2]) < 1e-3
+    segment.write(as_image(0 * ball(), volume))
+    before = slicer.util.arrayFromVTKMatrix(red.GetSliceToRAS())
+    segment.goToBase()
+    np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(red.GetSliceToRAS()), before)
+
+
+def _ijk_to_ras(volume):
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
 def test_a_segmentation_of_another_scan_keeps_its_segments_and_takes_the_mask_exactly(add_volume, ball, as_image):
     """Two scans of one patient in one segmentation: their grids have nothing in common."""
     import slicer

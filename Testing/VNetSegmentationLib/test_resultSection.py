@@ -68,6 +68,23 @@ def test_what_another_module_changes_is_measured_when_the_panel_is_opened_again(
     assert len(reads) == 1
 
 
+def test_the_views_go_to_the_ends_of_the_mask_and_back_to_its_middle(segmented, add_transform, desktop):
+    import slicer
+
+    ui = segmented.ui
+    red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+    middle = red.GetSliceOffset()
+    offsets = {}
+    for name in ("Base", "Apex", "Middle"):
+        desktop.click(getattr(ui, f"goTo{name}Button"))
+        offsets[name] = red.GetSliceOffset()
+    assert offsets["Apex"] < middle - 5 < middle + 5 < offsets["Base"]
+    assert offsets["Middle"] == middle
+    ui.inputVolumeSelector.currentNode().SetAndObserveTransformNodeID(add_transform(30).GetID())
+    desktop.wait_until(lambda: not ui.goToBaseButton.enabled)
+    assert not ui.goToApexButton.enabled
+
+
 def test_a_threshold_does_not_move_a_mask_under_another_transform(segmented, add_transform, desktop):
     volume, voxels = segmented.ui.inputVolumeSelector.currentNode(), segmented.voxels().copy()
     volume.SetAndObserveTransformNodeID(add_transform(30).GetID())

@@ -12,6 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 
 import vnet_segmentation
+from vnet_segmentation.images.measurements import ends_mm
 from VNetSegmentationLib.volumeNodes import placeOnGrid, putBeside
 
 AUTOMATIC_TAG = "VNetSegmentation.Automatic"
@@ -194,9 +195,29 @@ class ProstateSegment:
         display.SetVisibility(True)
         display.SetSegmentVisibility(self.segmentId, True)
         self.showIn3D(in3D)
-        centre = node.GetSegmentCenterRAS(self.segmentId)
+        self.goToMiddle()
+
+    def goToMiddle(self) -> None:
+        """Brings the slice views to the segment's middle."""
+        centre = self.segmentationNode.GetSegmentCenterRAS(self.segmentId)
         if centre is not None:
-            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *centre, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+            _jumpTo(centre)
+
+    def goToBase(self) -> None:
+        """Brings the slice views to the middle of the gland's highest slice."""
+        self._goToEnd(0)
+
+    def goToApex(self) -> None:
+        """Brings the slice views to the middle of the gland's lowest slice."""
+        self._goToEnd(1)
+
+    def _goToEnd(self, number: int) -> None:
+        ends = ends_mm(self.read())
+        if ends is not None:
+            x, y, z = ends[number]
+            world = [0.0, 0.0, 0.0]
+            self.volumeNode.TransformPointToWorld([-x, -y, z], world)
+            _jumpTo(world)
 
     def showIn3D(self, wanted: bool) -> None:
         """Shows or hides the segment's surface in 3D."""
@@ -274,6 +295,10 @@ def _noLeftovers():
         for node in slicer.util.getNodesByClass(kind):
             if node.GetID() not in before:
                 slicer.mrmlScene.RemoveNode(node)
+
+
+def _jumpTo(positionRas) -> None:
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *positionRas, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
 
 
 def _tag(segment, name: str) -> str | None:

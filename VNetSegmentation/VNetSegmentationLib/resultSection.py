@@ -42,6 +42,10 @@ class ResultSection:
         self._measure = singleShotTimer(_MEASURE_MS, self._readSegment)
         ui.discardCorrectionsButton.connect("clicked()", self._discardCorrections)
         ui.copyReportButton.connect("clicked()", self._copy)
+        self._goToButtons = (ui.goToBaseButton, ui.goToMiddleButton, ui.goToApexButton)
+        ways = (ProstateSegment.goToBase, ProstateSegment.goToMiddle, ProstateSegment.goToApex)
+        for button, goTo in zip(self._goToButtons, ways, strict=True):
+            button.connect("clicked()", lambda goTo=goTo: self._goTo(goTo))
         self.show(None, None)
 
     def setParameters(self, parameters) -> None:
@@ -83,6 +87,11 @@ class ResultSection:
         self._showPsaDensity()
         if self._result is not None and not self._edited and self._wish() not in (None, self._result.written):
             startOnce(self._follow)
+
+    def _goTo(self, goTo) -> None:
+        # Under another transform since, or removed.
+        if self._segment.problem() is None:
+            goTo(self._segment)
 
     def _wish(self) -> tuple[float, bool] | None:
         return (self._parameters.threshold, self._parameters.smooth) if self._parameters else None
@@ -143,6 +152,8 @@ class ResultSection:
         ui.warningsLabel.visible = bool(notes)
         showWrapped(ui.warningsLabel, "\n".join(notes))
         adjustable = known and self._result is not None and not self._edited and self._problem is None
+        for button in self._goToButtons:
+            button.enabled = known and self._problem is None
         ui.thresholdSlider.enabled = ui.smoothCheckBox.enabled = adjustable
         ui.discardCorrectionsButton.visible = (
             known and self._result is not None and self._edited and self._problem is None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from vnet_segmentation.images.measurements import Measurements, measure
+from vnet_segmentation.images.measurements import Measurements, ends_mm, measure
 
 
 def mask(array: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> sitk.Image:
@@ -47,6 +47,20 @@ def test_any_axis_order_and_sense() -> None:
         for flips in product((False, True), repeat=3):
             turned = sitk.Flip(sitk.PermuteAxes(box_mask(), axes), flips, False)
             assert asdict(measure(turned)) == pytest.approx(BOX)
+
+
+def test_the_ends_are_the_middles_of_the_highest_and_the_lowest_slice() -> None:
+    array = np.zeros((12, 11, 10))
+    array[5:11, 1:6, 4:8] = 1
+    array[10, 1:6, 7] = 0
+    highest, lowest = (2.5, 6.0, 30.0), (2.75, 6.0, 15.0)
+    for axes in permutations(range(3)):
+        for flips in product((False, True), repeat=3):
+            turned = sitk.Flip(sitk.PermuteAxes(mask(array, (0.5, 2.0, 3.0)), axes), flips, False)
+            base, apex = ends_mm(turned) or ((), ())
+            assert base == pytest.approx(highest)
+            assert apex == pytest.approx(lowest)
+    assert ends_mm(mask(np.zeros((3, 3, 3)))) is None
 
 
 def test_an_oblique_scan_is_measured_along_its_own_axes() -> None:

@@ -1,4 +1,4 @@
-"""Volume and diameters of a gland, as a radiology report states them."""
+"""Volume and diameters of a gland, as a radiology report states them, and where it ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,28 @@ def measure(mask: sitk.Image) -> Measurements:
         craniocaudal_mm=craniocaudal_mm,
         ellipsoid_ml=math.pi / 6 * transverse_mm * anteroposterior_mm * craniocaudal_mm / 1000,
     )
+
+
+def ends_mm(mask: sitk.Image) -> tuple[Point, Point] | None:
+    """The middles of a gland's highest slice, at the base, and of its lowest, at the apex; None for an empty mask.
+
+    Args:
+        mask: three-dimensional, 0 outside the gland; any axis order and direction.
+
+    Returns:
+        Base and apex, each (x, y, z) in mm, LPS.
+    """
+    oriented = sitk.DICOMOrient(mask, "LPS")
+    gland = sitk.GetArrayViewFromImage(oriented) != 0
+    slices = np.flatnonzero(gland.any(axis=(1, 2)))
+    if not slices.size:
+        return None
+
+    def middle_of(slice_number: int) -> Point:
+        y, x = np.argwhere(gland[slice_number]).mean(axis=0)
+        return oriented.TransformContinuousIndexToPhysicalPoint((float(x), float(y), float(slice_number)))
+
+    return middle_of(int(slices[-1])), middle_of(int(slices[0]))
 
 
 def _largest_extent(rows: NDArray[np.bool_]) -> int:
