@@ -97,7 +97,8 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["network"] == {"layout": "monai", "width": 2, "normalisation": "instance"}
     assert Preprocessing.from_dict(description["preprocessing"]) == COARSE
     assert description["parent"] == {"name": "base", "sha256": read_description(base)["weights"]["sha256"]}
-    assert description["training"]["cross_validation"].startswith("3 folds")
+    assert description["training"]["cross_validation"].startswith("3 folds: each case is judged")
+    assert "validation cases" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
     assert description["metrics"]["n_cases"] == 4
 
