@@ -495,9 +495,13 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
 def test_problems_are_told_without_a_traceback(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", str(tmp_path / "none"), "-o", str(tmp_path / "mine")]) == ExitCode.BAD_INPUT
     assert cli.run(["train", str(data), "-o", str(tmp_path / "mine"), "--minutes", "0"]) == ExitCode.USAGE
-    first, second = capsys.readouterr().err.splitlines()
+    (tmp_path / "mine.training").mkdir()
+    (tmp_path / "mine.training" / "checkpoint.safetensors").touch()
+    assert cli.run(["train", str(data), "-o", str(tmp_path / "mine")]) == ExitCode.CANNOT_WRITE
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("vnet-segmentation: There is no data set")
     assert second.startswith("vnet-segmentation: The time")
+    assert third.endswith(f"Resume it, or remove {tmp_path / 'mine.training'}. See the option --resume.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl+C to one process")

@@ -208,12 +208,11 @@ def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
     """Whether there is a training to go on with; refuses what must not be replaced."""
     file = begun(state_folder)
     if file and not resume:
-        raise UserError(
-            f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
-            if model.exists()
-            else f"{file} is of an earlier training. Resume it, or remove {state_folder}.",
-            ExitCode.CANNOT_WRITE,
-        )
+        if model.exists():
+            sentence = f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
+            raise UserError(sentence, ExitCode.CANNOT_WRITE)
+        sentence = f"{file} is of an earlier training. Resume it, or remove {state_folder}."
+        raise UserError(sentence, ExitCode.CANNOT_WRITE, "resume")
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
     check_destination(model, model.name, overwrite=file is not None)
     return file is not None
