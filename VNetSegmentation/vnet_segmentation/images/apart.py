@@ -22,7 +22,7 @@ def apart(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be linked or copied to the system's temporary files.
     """
-    files = [path, *_other_of_pair(path)]
+    files = [path, *other_of_pair(path)]
     if not any(_is_shadowed(file) or _is_in_capitals(file) for file in files):
         yield path
         return
@@ -41,7 +41,7 @@ def _is_in_capitals(file: Path) -> bool:
     return file.name.lower().endswith(endings) and not file.name.endswith(endings)
 
 
-def _other_of_pair(path: Path) -> list[Path]:
+def other_of_pair(path: Path) -> list[Path]:
     """The second file of a pair of .hdr and .img, of which each may be gzipped or in capitals; none of other files."""
     is_packed = path.suffix.lower() == ".gz"
     plain = path.with_suffix("") if is_packed else path
