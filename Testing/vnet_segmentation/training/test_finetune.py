@@ -241,6 +241,12 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
     stop = lambda: any(sentence.startswith("Run 2") for sentence in said)  # noqa: E731
     with pytest.raises(Cancelled):
         train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    with pytest.raises(UserError, match=r"other options \(deformation strength: 1\.0, now 0\.5; seed: 0, now 1\)\."):
+        train(data, tmp_path / "mine", options(base, deformation_strength=0.5, seed=1), resume=True)
+    another = save_untrained_model(tmp_path / "another", width=1, preprocessing=COARSE)
+    with pytest.raises(UserError, match=r"other options \(base: [0-9a-f]{12}, now [0-9a-f]{12}; width: 2, now 1\)\."):
+        train(data, tmp_path / "mine", options(another), resume=True)
+    (tmp_path / "mine.training" / "options.json").unlink()
     with pytest.raises(UserError, match="belongs to another training"):
         train(data, tmp_path / "mine", options(base, deformation_strength=0.5), resume=True)
     with pytest.raises(UserError, match="earlier training"):
@@ -376,7 +382,12 @@ def test_a_killed_process_and_a_full_disk_cost_no_model(
     assert "Choose a folder that can be written and has space." in error
     assert "Traceback" not in error
     assert checkpoint.read_bytes() == before
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["cache", "checkpoint.safetensors", "lock"]
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
+        "cache",
+        "checkpoint.safetensors",
+        "lock",
+        "options.json",
+    ]
     assert not (tmp_path / "mine").exists()
 
     assert cli.run([*arguments("mine"), "--resume"]) == ExitCode.OK

@@ -315,7 +315,9 @@ def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Train
     with pytest.raises(Cancelled, match="before the training began"):
         train(data, model, stop_after=2)
     assert not checkpoint_of(model).exists()
-    train(data, model)
+    # Nor is there anything that other options would spoil.
+    train(data, model, replace(QUICK, iterations=2))
+    assert read_description(model)["training"]["iterations"] == 2
     assert len([said for said in train.said if said.startswith("Preparing")]) == 4
     assert model.is_dir()
 
@@ -333,7 +335,19 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
 def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled):
         train(data, model, stop_after=6)
-    error = train.refusal(data, model, replace(QUICK, width=2, iterations=5), resume=True)
+    other = replace(QUICK, width=2, iterations=5, validation=("Case00", "Case01"), minutes=99.0, title="Other")
+    error = train.refusal(data, model, other, resume=True)
+    # A longer time and another title are no other training.
+    assert str(error) == (
+        "This training began with other options (width: 1, now 2; validation: 1, now Case00, Case01; iterations: 4, "
+        "now 5). Give the same ones, or begin a new training."
+    )
+    assert error.exit_code == ExitCode.BAD_INPUT
+    # Before the cases are read.
+    assert train.said == []
+    # Without what was asked for then, the checkpoint tells.
+    (state_folder(model) / "options.json").unlink()
+    error = train.refusal(data, model, replace(QUICK, width=2), resume=True)
     assert "belongs to another run: recipe differ" in str(error)
     assert error.exit_code == ExitCode.BAD_INPUT
     checkpoint_of(model).write_bytes(checkpoint_of(model).read_bytes()[:-1])
@@ -411,7 +425,11 @@ def test_a_model_of_which_there_is_no_checkpoint_is_not_replaced(data: Path, mod
 def test_a_cache_serves_several_trainings(data: Path, model: Path, train: Training, tmp_path: Path) -> None:
     train(data, model, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 6
-    assert {path.name for path in checkpoint_of(model).parent.iterdir()} == {"checkpoint.safetensors", "lock"}
+    assert {path.name for path in checkpoint_of(model).parent.iterdir()} == {
+        "checkpoint.safetensors",
+        "lock",
+        "options.json",
+    }
     train(data, model.with_name("other"), replace(QUICK, seed=1), cache=tmp_path / "cache")
     assert not any(said.startswith("Preparing") for said in train.said)
 
