@@ -311,6 +311,13 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, model: Path, t
     assert len(result.after) == 1
 
 
+def test_a_finished_training_says_that_it_is(data: Path, model: Path, train: Training) -> None:
+    first = train(data, model)
+    assert train(data, model, resume=True) == first
+    assert "This training has ended, at iteration 4: nothing is left to learn" in train.said
+    assert not [said for said in train.said if said.startswith(("Going on", "Training on"))]
+
+
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled, match="before the training began"):
         train(data, model, stop_after=2)

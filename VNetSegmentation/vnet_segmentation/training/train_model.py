@@ -181,7 +181,6 @@ def _train_model(
             say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
     after: list[Row] = []
     for number, fold in enumerate(plan.folds):
-        say(f"Run {number + 1} of {plan.n_runs}, without {counted(len(fold.validation))} that will judge it")
         after += judge_fold(job, number, fold)
     if plan.folds:
         # In the order of the folds nobody would find a case in the tables.
