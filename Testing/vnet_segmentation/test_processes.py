@@ -13,6 +13,8 @@ import SimpleITK as sitk
 import small_command
 import torch
 
+from vnet_segmentation.processes import Processes, join_processes
+
 ENGINE = Path(__file__).resolve().parents[2] / "VNetSegmentation"
 
 STEP = """
@@ -95,6 +97,18 @@ def test_all_processes_end_with_the_same_weights_and_the_first_speaks_for_all(ru
     assert first["history"] == second["history"]
     assert first["said"] > 0
     assert second["said"] == 0
+
+
+@pytest.mark.parametrize("of_a_cluster", [["WORLD_SIZE"], ["WORLD_SIZE", "RANK", "MASTER_ADDR"]])
+def test_a_job_for_which_a_cluster_sets_a_part_of_the_variables_is_alone(
+    monkeypatch: pytest.MonkeyPatch, of_a_cluster: list[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.delenv(name, raising=False)
+        if name in of_a_cluster:
+            monkeypatch.setenv(name, value)
+    with join_processes("cpu") as joined:
+        assert joined == (Processes(), "cpu")
 
 
 def test_the_command_runs_under_torchrun(tmp_path: Path, bright_ball) -> None:

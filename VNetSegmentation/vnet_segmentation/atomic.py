@@ -111,7 +111,8 @@ def check_writable(path: Path) -> None:
 def refuse_existing(path: Path) -> None:
     """Raises `UserError` (`ExitCode.CANNOT_WRITE`) where there is something already."""
     if os.path.exists(path):
-        raise UserError(f"{path} exists already. Choose another name, or choose to overwrite.", ExitCode.CANNOT_WRITE)
+        sentence = f"{path} exists already. Choose another name, or choose to overwrite."
+        raise UserError(sentence, ExitCode.CANNOT_WRITE, "overwrite")
 
 
 def _target(path: Path) -> Path:

@@ -39,11 +39,16 @@ class UserError(Exception):
 
     The message is a sentence or two for the user: what was wrong, and what to do. Everything else that is
     raised is a bug and keeps its traceback.
+
+    Args:
+        argument: name of the one that is the way out, where the message says so in other words: each door to the engine
+            has its own for it.
     """
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.BAD_INPUT) -> None:
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.BAD_INPUT, argument: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.argument = argument
 
 
 class Cancelled(Exception):

@@ -12,6 +12,9 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+_SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Clusters set some of them for every job, which then is still alone."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -57,7 +60,7 @@ class Processes:
 
 @contextlib.contextmanager
 def join_processes(device_name: str) -> Iterator[tuple[Processes, str]]:
-    """Joins the processes that `torchrun` started; without it there is one.
+    """Joins the processes that `torchrun`, or whatever sets all that it sets, started; without it there is one.
 
     Args:
         device_name: see `device.choose_device`.
@@ -65,7 +68,7 @@ def join_processes(device_name: str) -> Iterator[tuple[Processes, str]]:
     Yields:
         The processes, and the device of this one: of several GPUs each takes its own.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _SET_BY_TORCHRUN) else 1
     if count == 1:
         yield Processes(), device_name
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from dicom_series import write_series
 from untrained_model import save_untrained_model
 
 from vnet_segmentation import __main__, __version__
@@ -55,8 +56,35 @@ def test_segment_does_not_replace_a_file_unasked(scan_file, options, tmp_path, c
     arguments = ["segment", str(scan_file), "-o", str(mask), *options]
     assert run(arguments) == ExitCode.CANNOT_WRITE
     assert mask.read_text() == "corrected by hand"
-    assert "choose to overwrite" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("or choose to overwrite. See the option --overwrite.\n")
     assert run([*arguments, "--overwrite"]) == ExitCode.OK
+
+
+def test_a_refusal_names_the_option_that_is_the_way_out(options, tmp_path, bright_ball, capsys):
+    scan, mask = bright_ball()
+    data = tmp_path / "data"
+    data.mkdir()
+    zones = sitk.Cast(mask, sitk.sitkUInt8)
+    zones[:40, :, :] = zones[:40, :, :] * 2
+    sitk.WriteImage(scan, str(data / "a.nii.gz"))
+    sitk.WriteImage(zones, str(data / "a_segmentation.nii.gz"))
+    # In a list of problems it has a line of its own.
+    sitk.WriteImage(mask, str(data / "b_segmentation.nii.gz"))
+    assert run(["evaluate", str(data), *options]) == ExitCode.BAD_INPUT
+    *_, last, hint = capsys.readouterr().err.splitlines()
+    assert last == f"  b: b.nii.gz is missing in {data}."
+    assert hint == "See the option --label."
+    assert run(["evaluate", str(data), "--label", "0", "--cases", "a", *options]) == ExitCode.OK
+    capsys.readouterr()
+    for number in (1, 2):
+        write_series(tmp_path / "series", number)
+    assert run(["segment", str(tmp_path / "series"), "-o", str(tmp_path / "m.nrrd"), *options]) == ExitCode.BAD_INPUT
+    assert capsys.readouterr().err.endswith("See the option --series.\n")
+    # A batch does not have it.
+    assert run(["batch", str(tmp_path / "series"), "-o", str(tmp_path / "out"), *options]) == ExitCode.SOME_FAILED
+    said = capsys.readouterr()
+    assert "2 DICOM series" in said.out
+    assert "--series" not in said.out + said.err
 
 
 def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):
@@ -119,6 +147,7 @@ def test_batch_takes_several_inputs_and_a_pattern(scan_file, options, tmp_path, 
         "[3/3] scans/dwi.nii.gz",
     ]
     assert told[3].startswith("2 done, 1 skipped. Table: ")
+    assert told[4] == "To segment what was skipped again: --overwrite"
     assert (output / "Müller scan_prostate.nii.gz").exists()
 
 

@@ -203,6 +203,39 @@ def test_results_by_name_in_a_sub_folder(cases: list[Case], tmp_path: Path) -> N
     assert [r.metrics()["dice"] for r in compare_results(tmp_path / "results", cases)] == pytest.approx([0.9] * 3)
 
 
+@pytest.mark.parametrize("name", ["prostate.nii.gz", "Segmentation.seg.nrrd"])
+def test_results_called_alike_in_folders_with_the_names_of_their_cases(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    for number, case in enumerate(cases, start=1):
+        write(mask(number), tmp_path / "today" / case.name / name)
+    for results in (tmp_path / "today", tmp_path):
+        rows = list(compare_results(results, cases))
+        assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+    assert caplog.text == ""
+
+
+def test_the_prostate_is_taken_of_several_masks_in_the_folder_of_a_case(cases: list[Case], tmp_path: Path) -> None:
+    for case in cases:
+        write(mask(1), tmp_path / "organs" / case.name / "prostate.nii.gz")
+        write(mask(5), tmp_path / "organs" / case.name / "bladder.nii.gz", tmp_path / "zones" / case.name / "a.nii.gz")
+        write(mask(5), tmp_path / "zones" / case.name / "b.nii.gz")
+    assert [r.metrics()["dice"] for r in compare_results(tmp_path / "organs", cases)] == pytest.approx([0.9] * 3)
+    with pytest.raises(UserError, match="no mask for Case00"):
+        compare_results(tmp_path / "zones", cases)
+    # The name of a file says more than that of its folder.
+    write(mask(2), tmp_path / "organs" / "Case00_prostate.nii.gz")
+    rows = list(compare_results(tmp_path / "organs", cases))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.8, 0, 0])
+
+
+def test_two_folders_of_one_case_are_two_results(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(), tmp_path / "results" / "a" / "Case00" / "prostate.nii.gz")
+    write(mask(), tmp_path / "results" / "b" / "Case00" / "prostate.nii.gz")
+    with pytest.raises(UserError, match=r"Case00 has two results"):
+        compare_results(tmp_path / "results", cases)
+
+
 def test_the_label_is_that_of_results_with_several_too(cases: list[Case], tmp_path: Path) -> None:
     zones = sitk.Cast(mask(), sitk.sitkUInt8)
     zones[10:14, :, :] = zones[10:14, :, :] * 2

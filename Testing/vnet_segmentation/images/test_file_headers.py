@@ -240,19 +240,53 @@ def test_a_file_is_called_as_the_user_called_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".MHA", ".MHD", ".NRRD", ".NHDR", ".NII", ".NII.GZ", ".nii.GZ"])
 def test_suffixes_in_capitals(tmp_path: Path, suffix: str, compressed: bool) -> None:
-    scan, path = make_scan(), tmp_path / f"Scan{suffix.upper()}"
-    sitk.WriteImage(scan, str(tmp_path / f"Scan{suffix}"), useCompression=compressed)
-    (tmp_path / f"Scan{suffix}").rename(path)
+    scan, path = make_scan(), tmp_path / f"Scan{suffix}"
+    sitk.WriteImage(scan, str(tmp_path / f"Scan{suffix.lower()}"), useCompression=compressed)
+    (tmp_path / f"Scan{suffix.lower()}").rename(path)
     read = read_volume(path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(scan))
     assert read.GetSpacing() == pytest.approx(scan.GetSpacing())
     voxels = next((file for file in tmp_path.iterdir() if file != path), path)
     content = voxels.read_bytes()
     write_bytes(voxels, content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"^Scan{suffix.upper()} is damaged"):
+    with pytest.raises(UserError, match=rf"^Scan{suffix} is damaged"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".GZ"])
+@pytest.mark.parametrize("endings", [(".HDR", ".IMG"), (".HDR", ".img"), (".hdr", ".IMG")])
+def test_pairs_in_capitals(tmp_path: Path, endings: tuple[str, str], packing: str) -> None:
+    scan, files = make_scan(), [tmp_path / f"Scan{ending}{packing}" for ending in endings]
+    sitk.WriteImage(scan, str(tmp_path / "whole.img"))
+    for file, ending in zip(files, endings, strict=True):
+        content = (tmp_path / f"whole{ending.lower()}").read_bytes()
+        write_bytes(file, gzip.compress(content) if packing else content)
+    for given in files:
+        read = read_volume(given)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(scan))
+        assert read.GetSpacing() == pytest.approx(scan.GetSpacing())
+    content = files[1].read_bytes()
+    write_bytes(files[1], content[: len(content) // 2])
+    # ITK alone would read zeros for what is missing.
+    for given in files:
+        with pytest.raises(UserError, match=rf"^{given.name} is damaged"):
+            read_volume(given)
+
+
+def test_a_pair_is_not_taken_apart_by_another_one_of_its_name(tmp_path: Path) -> None:
+    scan = make_scan()
+    sitk.WriteImage(scan, str(tmp_path / "scan.img"))
+    for ending in ("hdr", "img"):
+        (tmp_path / f"scan.{ending}").rename(tmp_path / f"scan.{ending.upper()}")
+    if (tmp_path / "scan.img").exists():
+        pytest.skip("the file system does not tell capitals from small letters")
+    sitk.WriteImage(scan + 1, str(tmp_path / "scan.img"))
+    for ending in ("hdr", "img"):
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(read_volume(tmp_path / f"scan.{ending.upper()}")), sitk.GetArrayFromImage(scan)
+        )
 
 
 # The last 8 bytes of a gzip stream are its checksum and its length.

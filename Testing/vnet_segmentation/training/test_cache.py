@@ -285,11 +285,17 @@ def test_slices_that_a_pattern_names_are_part_of_the_file(
     assert not torch.equal(before.image, after.image)
 
 
-def test_voxels_beside_a_nifti_header_are_part_of_the_file(tmp_path: Path, load: Loader) -> None:
+@pytest.mark.parametrize("change", [str.lower, str.upper])
+def test_voxels_beside_a_nifti_header_are_part_of_the_file(
+    tmp_path: Path, load: Loader, change: Callable[[str], str]
+) -> None:
     case = write_case(tmp_path / "data", ending=".hdr")
-    for named in (case, replace(case, image=case.image.with_suffix(".img"))):
+    header, voxels_file = (case.image.with_suffix(change(ending)) for ending in (".hdr", ".img"))
+    for file in (header, voxels_file):
+        file.with_suffix(file.suffix.lower()).rename(file)
+    for named in (replace(case, image=header), replace(case, image=voxels_file)):
         load(named)
-        with open(case.image.with_suffix(".img"), "r+b") as voxels:
+        with open(voxels_file, "r+b") as voxels:
             value = np.frombuffer(voxels.read(4), np.float32)[0]
             voxels.seek(0)
             voxels.write(np.float32(value + 50).tobytes())

@@ -271,10 +271,16 @@ def test_one_site_cannot_be_left_out(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change", [{"n_folds": 4}, {"options": replace(QUICK, iterations=1)}])
-def test_models_of_another_cross_validation_measure_nothing(data, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n_folds": 4}, r"began with other options \(folds: 2, now 4\)"),
+        ({"options": replace(QUICK, iterations=1, label=1)}, r"\(label: not given, now 1; iterations: 2, now 1\)"),
+    ],
+)
+def test_models_of_another_cross_validation_measure_nothing(data, tmp_path, change, told):
     cross_validate(data, tmp_path / "out", 2, QUICK, CPU, only=[1])
-    with pytest.raises(UserError, match="another cross-validation"):
+    with pytest.raises(UserError, match=told):
         cross_validate(data, tmp_path / "out", **{"n_folds": 2, "options": QUICK, "device": CPU} | change)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from vnet_segmentation.images.preprocessing import Preprocessing
 from vnet_segmentation.images.scans import read_scan, voxel_hash
 from vnet_segmentation.models.bundle import read_description
 from vnet_segmentation.training import options as training_options
-from vnet_segmentation.training import train_model
+from vnet_segmentation.training import train_model, training_run
 from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.recipe import load_recipe
 from vnet_segmentation.training.train_model import TrainingResult
@@ -97,9 +98,44 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["network"] == {"layout": "monai", "width": 2, "normalisation": "instance"}
     assert Preprocessing.from_dict(description["preprocessing"]) == COARSE
     assert description["parent"] == {"name": "base", "sha256": read_description(base)["weights"]["sha256"]}
-    assert description["training"]["cross_validation"].startswith("3 folds")
+    assert description["training"]["cross_validation"].startswith("3 folds: each case is judged")
+    assert "validation cases" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
     assert description["metrics"]["n_cases"] == 4
+
+
+def test_the_time_left_is_that_of_all_runs(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+
+    def step(run: TrainingRun) -> float:
+        # The first one takes longer.
+        clock.now += 10.0 if run.iteration else 12.0
+        run.iteration += 1
+        return 0.5
+
+    monkeypatch.setattr(training_run, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(TrainingRun, "step", step)
+    monkeypatch.setattr(TrainingRun, "validation_dice", lambda run: 0.5)
+    settings = options(base, iterations=100)
+    reports: list[Progress] = []
+    train(data, tmp_path / "mine", settings, report=reports.append)
+    # 1002 s for each of the four.
+    assert [progress.remaining_s for progress in reports if progress.iteration == 100] == [3006, 2004, 1002, 0]
+    left = [progress.remaining_s for progress in reports]
+    assert left == sorted(left, reverse=True)
+
+    # Those of runs that are done are not forgotten by a pause.
+    model, said = tmp_path / "paused", []
+    paused: list[Progress] = []
+    stop = lambda: any(sentence.startswith("Run 3") for sentence in said)  # noqa: E731
+    with pytest.raises(Cancelled, match=r"^Stopped in run 3 of 4, at iteration 1\.$"):
+        train(data, model, settings, say=said.append, report=paused.append, should_stop=stop)
+    said.clear()
+    train(data, model, settings, resume=True, say=said.append, report=paused.append)
+    assert said.index("Run 2 of 4 is done") < said.index("Going on at iteration 1")
+    assert [progress.remaining_s for progress in paused if progress.iteration == 100] == [3006, 2004, 1002, 0]
 
 
 def test_the_cases_that_judge_a_fold_choose_neither_its_weights_nor_its_end(
@@ -240,6 +276,12 @@ def test_folds_of_another_training_are_not_taken(data: Path, base: Path, tmp_pat
     stop = lambda: any(sentence.startswith("Run 2") for sentence in said)  # noqa: E731
     with pytest.raises(Cancelled):
         train(data, tmp_path / "mine", options(base), say=said.append, should_stop=stop)
+    with pytest.raises(UserError, match=r"other options \(deformation strength: 1\.0, now 0\.5; seed: 0, now 1\)\."):
+        train(data, tmp_path / "mine", options(base, deformation_strength=0.5, seed=1), resume=True)
+    another = save_untrained_model(tmp_path / "another", width=1, preprocessing=COARSE)
+    with pytest.raises(UserError, match=r"other options \(base: [0-9a-f]{12}, now [0-9a-f]{12}; width: 2, now 1\)\."):
+        train(data, tmp_path / "mine", options(another), resume=True)
+    (tmp_path / "mine.training" / "options.json").unlink()
     with pytest.raises(UserError, match="belongs to another training"):
         train(data, tmp_path / "mine", options(base, deformation_strength=0.5), resume=True)
     with pytest.raises(UserError, match="earlier training"):
@@ -375,7 +417,12 @@ def test_a_killed_process_and_a_full_disk_cost_no_model(
     assert "Choose a folder that can be written and has space." in error
     assert "Traceback" not in error
     assert checkpoint.read_bytes() == before
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["cache", "checkpoint.safetensors", "lock"]
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
+        "cache",
+        "checkpoint.safetensors",
+        "lock",
+        "options.json",
+    ]
     assert not (tmp_path / "mine").exists()
 
     assert cli.run([*arguments("mine"), "--resume"]) == ExitCode.OK

@@ -311,11 +311,20 @@ def test_a_stopped_training_goes_on_to_the_same_model(data: Path, model: Path, t
     assert len(result.after) == 1
 
 
+def test_a_finished_training_says_that_it_is(data: Path, model: Path, train: Training) -> None:
+    first = train(data, model)
+    assert train(data, model, resume=True) == first
+    assert "This training has ended, at iteration 4: nothing is left to learn" in train.said
+    assert not [said for said in train.said if said.startswith(("Going on", "Training on"))]
+
+
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled, match="before the training began"):
         train(data, model, stop_after=2)
     assert not checkpoint_of(model).exists()
-    train(data, model)
+    # Nor is there anything that other options would spoil.
+    train(data, model, replace(QUICK, iterations=2))
+    assert read_description(model)["training"]["iterations"] == 2
     assert len([said for said in train.said if said.startswith("Preparing")]) == 4
     assert model.is_dir()
 
@@ -333,7 +342,19 @@ def test_an_unfinished_training_is_not_overwritten(data: Path, model: Path, trai
 def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled):
         train(data, model, stop_after=6)
-    error = train.refusal(data, model, replace(QUICK, width=2, iterations=5), resume=True)
+    other = replace(QUICK, width=2, iterations=5, validation=("Case00", "Case01"), minutes=99.0, title="Other")
+    error = train.refusal(data, model, other, resume=True)
+    # A longer time and another title are no other training.
+    assert str(error) == (
+        "This training began with other options (width: 1, now 2; validation: 1, now Case00, Case01; iterations: 4, "
+        "now 5). Give the same ones, or begin a new training."
+    )
+    assert error.exit_code == ExitCode.BAD_INPUT
+    # Before the cases are read.
+    assert train.said == []
+    # Without what was asked for then, the checkpoint tells.
+    (state_folder(model) / "options.json").unlink()
+    error = train.refusal(data, model, replace(QUICK, width=2), resume=True)
     assert "belongs to another run: recipe differ" in str(error)
     assert error.exit_code == ExitCode.BAD_INPUT
     checkpoint_of(model).write_bytes(checkpoint_of(model).read_bytes()[:-1])
@@ -411,7 +432,11 @@ def test_a_model_of_which_there_is_no_checkpoint_is_not_replaced(data: Path, mod
 def test_a_cache_serves_several_trainings(data: Path, model: Path, train: Training, tmp_path: Path) -> None:
     train(data, model, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 6
-    assert {path.name for path in checkpoint_of(model).parent.iterdir()} == {"checkpoint.safetensors", "lock"}
+    assert {path.name for path in checkpoint_of(model).parent.iterdir()} == {
+        "checkpoint.safetensors",
+        "lock",
+        "options.json",
+    }
     train(data, model.with_name("other"), replace(QUICK, seed=1), cache=tmp_path / "cache")
     assert not any(said.startswith("Preparing") for said in train.said)
 
@@ -495,9 +520,13 @@ def test_the_commands_options(recorded: Callable[[list[str]], tuple[Any, ...]]) 
 def test_problems_are_told_without_a_traceback(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", str(tmp_path / "none"), "-o", str(tmp_path / "mine")]) == ExitCode.BAD_INPUT
     assert cli.run(["train", str(data), "-o", str(tmp_path / "mine"), "--minutes", "0"]) == ExitCode.USAGE
-    first, second = capsys.readouterr().err.splitlines()
+    (tmp_path / "mine.training").mkdir()
+    (tmp_path / "mine.training" / "checkpoint.safetensors").touch()
+    assert cli.run(["train", str(data), "-o", str(tmp_path / "mine")]) == ExitCode.CANNOT_WRITE
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("vnet-segmentation: There is no data set")
     assert second.startswith("vnet-segmentation: The time")
+    assert third.endswith(f"Resume it, or remove {tmp_path / 'mine.training'}. See the option --resume.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl+C to one process")

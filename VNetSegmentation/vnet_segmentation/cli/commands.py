@@ -85,6 +85,8 @@ def batch(options: argparse.Namespace) -> int:
     counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     print(f"{summary}. Table: {options.output / TABLE_NAME}")
+    if counts["skipped"]:
+        print("To segment what was skipped again: --overwrite")
     return exit_code(rows)
 
 

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"vnet-segmentation: {error}", file=sys.stderr)
+        print(f"vnet-segmentation: {error}{_way_out(error, options)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output, such as head, has gone.
@@ -64,6 +64,14 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, Cancelled) as stop:
         print(f"vnet-segmentation: {stop if str(stop) else 'stopped.'}", file=sys.stderr)
         return ExitCode.CANCELLED
+
+
+def _way_out(error: UserError, options: argparse.Namespace) -> str:
+    """What the engine's sentence cannot name: the panel shows it, too."""
+    if error.argument not in vars(options):
+        return ""
+    # After a list it has a line of its own.
+    return ("\n" if "\n" in str(error) else " ") + f"See the option --{error.argument}."
 
 
 def _drop_output() -> None:

@@ -33,6 +33,8 @@ class Inspection:
     """Of the gland; None if the mask cannot be read."""
     voxel_hash: str
     """Of the scan, see `scans.voxel_hash`; empty if it cannot be read."""
+    argument: str | None = None
+    """See `UserError`."""
 
 
 def inspect_cases(cases: Iterable[Case], for_training: bool = True) -> Iterator[Inspection]:
@@ -67,14 +69,16 @@ def refuse_problems(cases: Iterable[Case], for_training: bool = True) -> dict[st
     if unfit:
         have = "A case has a problem" if len(unfit) == 1 else f"{len(unfit)} cases have problems"
         lines = [f"  {found.case.name}: {problem}" for found in unfit for problem in found.problems]
-        raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]))
+        argument = next((found.argument for found in unfit if found.argument), None)
+        raise UserError("\n".join([f"{have}; mend or remove what is listed:", *lines]), argument=argument)
     return {found.case.name: found.voxel_hash for found in inspected}
 
 
 def _inspect(case: Case, for_training: bool) -> Inspection:
     scan = _read(case.image, read_scan)
     mask = _read(case.mask, lambda file: read_mask(file, case.label))
-    problems = [read for read in (scan, mask) if isinstance(read, str)]
+    refused = [read for read in (scan, mask) if isinstance(read, UserError)]
+    problems = [str(error) for error in refused]
     if isinstance(mask, sitk.Image):
         found = [_extent_problem(case, mask) if for_training else None]
         if isinstance(scan, sitk.Image):
@@ -85,17 +89,18 @@ def _inspect(case: Case, for_training: bool) -> Inspection:
         problems,
         _volume_ml(mask) if isinstance(mask, sitk.Image) else None,
         voxel_hash(scan) if isinstance(scan, sitk.Image) else "",
+        next((error.argument for error in refused if error.argument), None),
     )
 
 
-def _read(file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.Image | str:
+def _read(file: Path, reader: Callable[[Path], sitk.Image]) -> sitk.Image | UserError:
     """The image, or what is wrong with the file."""
     if not file.exists():
-        return f"{file.name} is missing in {file.parent}."
+        return UserError(f"{file.name} is missing in {file.parent}.")
     try:
         return reader(file)
     except UserError as error:
-        return str(error)
+        return error
 
 
 def _extent_problem(case: Case, mask: sitk.Image) -> str | None:

@@ -21,6 +21,9 @@ from vnet_segmentation.segmentation.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 
+_GLAND = "prostate"
+"""A mask's name where its folder has the case's and other structures are beside it."""
+
 
 def evaluate_cases(segmenter: Segmenter, cases: Iterable[Case], threshold: float = 0.5) -> Iterator[Row]:
     """Segments each case's scan as a user would and compares the mask with the reference.
@@ -42,8 +45,9 @@ def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case]
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
     ``_segmentation`` after it, in a sub-folder too. Of images with the same name, the folders that they and their masks
-    are in tell which it is. A case without one counts as a gland that was missed. Such cases, and masks that belong to
-    no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
+    are in tell which it is. Where no file is named so, a folder may be, if the masks in such folders have one name or
+    one of them is "prostate". A case without one counts as a gland that was missed. Such cases, and masks that belong
+    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
     confidence, which says nothing of a mask that was corrected since.
 
     Args:
@@ -93,6 +97,8 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     by_path = _by_path(cases)
     masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
     owners = {mask: _owners(mask, by_path) for mask in masks}
+    if not any(names for _, names in owners.values()):
+        owners = _owners_by_folder(masks, by_path)
     # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
     depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
@@ -146,6 +152,17 @@ def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int,
             if names := by_path.get(path[depth:]):
                 return depth, names
     return 0, []
+
+
+def _owners_by_folder(
+    masks: Sequence[Path], by_path: dict[tuple[str, ...], list[str]]
+) -> dict[Path, tuple[int, list[str]]]:
+    """As `_owners`, of masks that are called alike, each in a folder with the name of its case."""
+    owners = {mask: _owners(mask.parent, by_path) for mask in masks if mask.parent.name}
+    found = {mask: owner for mask, owner in owners.items() if owner[1]}
+    # A folder may have a mask for each organ.
+    is_named_alike = len({scan_stem(mask) for mask in found}) == 1
+    return {mask: owner for mask, owner in found.items() if is_named_alike or scan_stem(mask) == _GLAND}
 
 
 def _is_mask_name(name: str) -> bool:

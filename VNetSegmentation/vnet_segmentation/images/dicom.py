@@ -177,7 +177,8 @@ def choose_series(folder: Path, series: str | None, subfolders: bool = True) -> 
             for one in found
         )
         raise UserError(
-            f"{problem} ({listed}). Put the one to segment in a folder of its own, or choose it by its number or UID."
+            f"{problem} ({listed}). Put the one to segment in a folder of its own, or choose it by its number or UID.",
+            argument="series",
         )
     return fitting[0]
 

@@ -120,7 +120,8 @@ def read_mask(path: str | os.PathLike[str], label: int | None = None) -> sitk.Im
     if label:
         return image == label
     if labels.size > 1 and label is None:
-        raise UserError(f"{name} has {labels.size} labels ({named}). Choose the label of the prostate.")
+        sentence = f"{name} has {labels.size} labels ({named}). Choose the label of the prostate."
+        raise UserError(sentence, argument="label")
     return image != 0
 
 

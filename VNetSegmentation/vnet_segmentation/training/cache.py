@@ -23,6 +23,7 @@ from vnet_segmentation.arrays import to_array, to_tensor
 from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.datasets.dataset import Case
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.images.apart import other_of_pair
 from vnet_segmentation.images.mask_files import read_mask
 from vnet_segmentation.images.masks import bounding_box
 from vnet_segmentation.images.phantom import make_phantom
@@ -35,7 +36,6 @@ _FORMAT = 4
 
 _TEXT_HEADERS = (".mhd", ".nhdr")
 """These name the files with the voxels."""
-_NIFTI_PAIR = {".hdr": (".img", ".img.gz"), ".img": (".hdr",)}
 
 _FIRST_PHANTOM = 1000
 """Seed of the first synthetic case; the others have the next ones."""
@@ -241,9 +241,8 @@ def _files_of(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.rglob("*") if file.is_file())
     elif path.is_file():
         yield path
-        suffix = path.suffix.lower()
-        beside = [path.with_suffix(other) for other in _NIFTI_PAIR.get(suffix, ())]
-        if suffix in _TEXT_HEADERS:
+        beside = other_of_pair(path)
+        if path.suffix.lower() in _TEXT_HEADERS:
             # "ElementDataFile = x.raw", "data file: x%03d.raw 1 32 1", or a list with a name on each line.
             lines = path.read_text("utf-8", "surrogateescape").splitlines()
             names = [re.split("[=:]", line)[-1].strip() for line in lines]

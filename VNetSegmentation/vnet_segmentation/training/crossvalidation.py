@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from vnet_segmentation.segmentation.scan_job import Outputs, segment_file
 from vnet_segmentation.segmentation.segmenter import Segmenter
 from vnet_segmentation.training.cache import files_digest
 from vnet_segmentation.training.folds import folds, site_folds
-from vnet_segmentation.training.identity import refuse_other_cases
+from vnet_segmentation.training.identity import refuse_other_cases, refuse_other_options
 from vnet_segmentation.training.options import TrainingOptions
 from vnet_segmentation.training.train_model import train_model
 from vnet_segmentation.training.training_run import Progress
@@ -129,7 +129,8 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
     """
     plan: dict[str, Any] = {
         "folds": [[case.name for case in unseen] for unseen in parts],
-        "options": repr(options),
+        # As JSON gives them back: with lists for tuples.
+        "options": json.loads(json.dumps({"folds": len(parts), **asdict(options)}, default=str)),
         "cases": _digests([case for unseen in parts for case in unseen]),
     }
     path = output / _PLAN_NAME
@@ -146,6 +147,8 @@ def claim_folds(output: Path, parts: Sequence[Sequence[Case]], options: Training
     # Earlier versions did not keep any: what has changed since cannot be told.
     if isinstance(stored.get("cases"), dict):
         refuse_other_cases("cross-validation", stored["cases"], plan["cases"], _OTHERWISE)
+    if isinstance(stored.get("options"), dict):
+        refuse_other_options("cross-validation", stored["options"], plan["options"], _OTHERWISE)
     if stored != plan:
         raise UserError(
             f"{output} holds another cross-validation, or one of an earlier version. Give the same data and options as "

@@ -50,7 +50,12 @@ def describe_model(
         "device": asdict(run.learner.device),
     }
     if n_folds:
-        training["cross_validation"] = f"{n_folds} folds; iterations and minutes are those of the last run"
+        # None are set apart, and yet cases judge it.
+        del training["validation_cases"]
+        training["cross_validation"] = (
+            f"{n_folds} folds: each case is judged by a model that has not learned from it; iterations and minutes are "
+            "those of the last run"
+        )
     return {
         "name": name,
         "title": options.title or title,

@@ -63,3 +63,24 @@ def refuse_other_cases(what: str, before: Mapping[str, str], now: Mapping[str, s
     told = "; ".join(f"{change}: {list_names(names)}" for change, names in changes.items() if names)
     if told:
         raise UserError(f"This {what} began with other data ({told}). Give the cases as they were, or {otherwise}.")
+
+
+def refuse_other_options(what: str, before: Mapping[str, Any], now: Mapping[str, Any], otherwise: str) -> None:
+    """Raises `UserError`, which names them, if options differ from those that the work began with.
+
+    Args:
+        what: that work.
+        before, now: the options by their names, as JSON has them; one that was not known before does not count.
+        otherwise: what to do if the former options are not wanted back.
+    """
+    told = "; ".join(
+        f"{name.replace('_', ' ')}: {_shown(before[name])}, now {_shown(value)}"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    )
+    if told:
+        raise UserError(f"This {what} began with other options ({told}). Give the same ones, or {otherwise}.")
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else list_names(value) if isinstance(value, list) else str(value)

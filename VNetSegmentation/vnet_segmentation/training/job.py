@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,20 @@ class Job:
     say: Callable[[str], None]
     report: Callable[[Progress], None]
     should_stop: Callable[[], bool]
+    seconds: list[float] = field(default_factory=list)
+    """What each run that is done took, as far as that is known."""
+
+    def whole(self, number: int, run: TrainingRun, progress: Progress) -> Progress:
+        """The progress of a run as that of all runs. They are alike: what those that are done took tells of the others,
+        too, and more than the first iterations of the next one."""
+        n_known = len(self.seconds) + progress.fraction
+        run_s = (sum(self.seconds) + run.elapsed_s) / n_known if n_known else None
+        n_left = self.n_runs - number - progress.fraction
+        return replace(
+            progress,
+            fraction=(number + progress.fraction) / self.n_runs,
+            remaining_s=None if run_s is None else n_left * run_s,
+        )
 
 
 def train_run(job: Job, number: int, split: Split) -> TrainingRun:
@@ -83,22 +97,26 @@ def train_run(job: Job, number: int, split: Split) -> TrainingRun:
     checkpoint = job.state_folder / ("checkpoint.safetensors" if is_final else f"fold-{number + 1}.safetensors")
     if checkpoint.exists():
         run.resume(checkpoint)
-        job.say(f"Going on at iteration {run.iteration}")
-    reason = f" {learner.device.reason}" if number == 0 else ""
-    job.say(f"Training on {counted(len(split.training))}.{reason}")
-
-    def report(progress: Progress) -> None:
-        remaining_s = progress.remaining_s
-        if remaining_s is not None:
-            remaining_s += (n_folds - number) * (run.elapsed_s + remaining_s)
-        job.report(replace(progress, fraction=(number + progress.fraction) / n_runs, remaining_s=remaining_s))
+    if run.fraction >= 1:
+        what = "training" if is_final else "run"
+        job.say(f"This {what} has ended, at iteration {run.iteration}: nothing is left to learn")
+    else:
+        if run.iteration:
+            job.say(f"Going on at iteration {run.iteration}")
+        reason = f" {learner.device.reason}" if number == 0 else ""
+        job.say(f"Training on {counted(len(split.training))}.{reason}")
 
     intervals: dict[str, Any] = {}
     if job.base is not None:
         # A short run would not come to its first validation, otherwise.
         intervals = {"validate_every": max(10, learner.recipe.iterations // _N_VALIDATIONS), "store_every_s": 60.0}
     try:
-        finished = run.run(report, lambda: run.save(checkpoint), job.should_stop, **intervals)
+        finished = run.run(
+            lambda progress: job.report(job.whole(number, run, progress)),
+            lambda: run.save(checkpoint),
+            job.should_stop,
+            **intervals,
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -108,7 +126,9 @@ def train_run(job: Job, number: int, split: Split) -> TrainingRun:
             ExitCode.OUT_OF_MEMORY,
         ) from error
     if not finished:
-        raise Cancelled(f"Stopped at iteration {run.iteration}.")
+        where = f"in run {number + 1} of {n_runs}, at" if n_folds else "at"
+        raise Cancelled(f"Stopped {where} iteration {run.iteration}.")
+    job.seconds.append(run.elapsed_s)
     return run
 
 
@@ -129,21 +149,26 @@ def judge_fold(job: Job, number: int, fold: Split) -> list[Row]:
             [job.prepared[case] for case in fold.training], [job.prepared[case] for case in fold.validation]
         ),
     }
+    name = f"Run {number + 1} of {job.n_runs}"
     stored = _read_fold(results)
     if stored:
-        known, rows = stored
+        known, rows, seconds = stored
         if known != identity:
             raise UserError(
                 f"{results} belongs to another training. Resume with the same data and options, or choose another "
                 "output."
             )
+        job.say(f"{name} is done")
+        job.seconds.extend(seconds)
         return rows
+    job.say(f"{name}, without {counted(len(fold.validation))} that will judge it")
     run = train_run(job, number, fold)
     if not job.processes.is_first:
         return []
     rows = judge_run(job, run, fold, f"fold-{number + 1}")
     with atomic_path(results) as temporary:
-        temporary.write_text(json.dumps({"identity": identity, "rows": [asdict(row) for row in rows]}), "utf-8")
+        state = {"identity": identity, "rows": [asdict(row) for row in rows], "seconds": run.elapsed_s}
+        temporary.write_text(json.dumps(state), "utf-8")
     # As large as four models, and nothing needs it any more.
     results.with_suffix(".safetensors").unlink(missing_ok=True)
     return rows
@@ -176,11 +201,13 @@ def measure(job: Job, model: Path, cases: Sequence[Case]) -> list[Row]:
     return rows
 
 
-def _read_fold(results: Path) -> tuple[Any, list[Row]] | None:
-    """Identity and rows of a fold that is done; None where there is none or it is damaged, and so has to be made."""
+def _read_fold(results: Path) -> tuple[Any, list[Row], list[float]] | None:
+    """Identity and rows of a fold that is done, and what it took, if that is known; None where there is none or it is
+    damaged, and so has to be made."""
     try:
         stored = json.loads(results.read_text("utf-8"))
-        return stored["identity"], [Row.from_dict(row) for row in stored["rows"]]
+        seconds = [float(stored["seconds"])] if "seconds" in stored else []
+        return stored["identity"], [Row.from_dict(row) for row in stored["rows"]], seconds
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -130,6 +130,7 @@ class Learner:
                 raise UserError(
                     f"{self.device.name} cannot train with torch {torch.__version__}. Choose the CPU. It says: {lacks}",
                     ExitCode.USAGE,
+                    "device",
                 ) from error
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.processes.count > 1 or not self._can_step_down:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from vnet_segmentation.atomic import remove_leftovers
+from vnet_segmentation.atomic import atomic_path, remove_leftovers
 from vnet_segmentation.datasets.dataset import find_cases, leave_out
 from vnet_segmentation.datasets.inspection import refuse_problems
 from vnet_segmentation.device import Device
@@ -20,7 +22,7 @@ from vnet_segmentation.models.training_state import begun, claim, state_folder
 from vnet_segmentation.processes import Processes
 from vnet_segmentation.training.cache import SyntheticCases, files_digest, load_cases
 from vnet_segmentation.training.description import compare_rows, describe_metrics, describe_model
-from vnet_segmentation.training.identity import refuse_other_cases, stored_sources
+from vnet_segmentation.training.identity import refuse_other_cases, refuse_other_options, stored_sources
 from vnet_segmentation.training.job import Job, counted, judge_fold, judge_run, measure, train_run
 from vnet_segmentation.training.options import (
     TrainingOptions,
@@ -29,10 +31,12 @@ from vnet_segmentation.training.options import (
     make_recipe,
     plan_training,
 )
+from vnet_segmentation.training.recipe import Recipe
 from vnet_segmentation.training.training_run import Progress
 from vnet_segmentation.user_folders import check_model_name
 
-_CACHE_NAME = "cache"
+_CACHE_NAME, _OPTIONS_NAME = "cache", "options.json"
+_OTHERWISE = "begin a new training"
 _LEAST_SHARE = 0.5
 """Of its iterations; a run that its time ended before has not shown what it can do."""
 
@@ -116,6 +120,10 @@ def _train_model(
     recipe = make_recipe(options, base, processes.count)
     options = replace(options, width=recipe.width)
     state = state_folder(model)
+    chosen = _choices(options, recipe, base_description)
+    has_begun = begun(state) is not None
+    if processes.is_first and has_begun:
+        _refuse_other_choices(state / _OPTIONS_NAME, chosen)
     cases = [replace(case, label=options.label) for case in leave_out(find_cases(data), options.held_out)]
     # Before they are read: a slip in a name is answered at once.
     plan = plan_training(cases, options)
@@ -127,7 +135,10 @@ def _train_model(
     stored = stored_sources(state) if processes.is_first else {}
     if stored:
         # Before anything is prepared, and by their names.
-        refuse_other_cases("training", stored, {case.name: files_digest(case) for case in used}, "begin a new training")
+        refuse_other_cases("training", stored, {case.name: files_digest(case) for case in used}, _OTHERWISE)
+    if processes.is_first and not has_begun:
+        with atomic_path(state / _OPTIONS_NAME) as temporary:
+            temporary.write_text(json.dumps(chosen, indent=2) + "\n", "utf-8")
     cache = cache or state / _CACHE_NAME
 
     def prepare_next(name: str) -> None:
@@ -170,7 +181,6 @@ def _train_model(
             say(f"Whether the new model is better cannot be told with fewer than {MIN_CASES} cases to judge it")
     after: list[Row] = []
     for number, fold in enumerate(plan.folds):
-        say(f"Run {number + 1} of {plan.n_runs}, without {counted(len(fold.validation))} that will judge it")
         after += judge_fold(job, number, fold)
     if plan.folds:
         # In the order of the folds nobody would find a case in the tables.
@@ -204,16 +214,40 @@ def _train_model(
     return TrainingResult(before, after, improvement)
 
 
+def _choices(options: TrainingOptions, recipe: Recipe, base_description: dict[str, Any] | None) -> dict[str, Any]:
+    """What is to be the same when a training goes on, in the words of its options, as JSON has them."""
+    validation = options.validation
+    return {
+        "base": base_description and base_description["weights"]["sha256"][:12],
+        "preset": options.preset_name,
+        "layout": recipe.layout,
+        "width": recipe.width,
+        "bias_correction": recipe.preprocessing.bias_correction,
+        "validation": list(validation) if isinstance(validation, tuple) else validation,
+        "label": options.label,
+        "iterations": recipe.iterations,
+        "batch_size": recipe.batch_size,
+        "deformation_strength": options.deformation_strength,
+        "histogram_matching": options.histogram_matching,
+        "seed": options.seed,
+    }
+
+
+def _refuse_other_choices(file: Path, chosen: dict[str, Any]) -> None:
+    """Raises `UserError` if a training began with others; where that is not known, its checkpoint tells later."""
+    with suppress(OSError, ValueError):
+        refuse_other_options("training", json.loads(file.read_text("utf-8")), chosen, _OTHERWISE)
+
+
 def _check_state(model: Path, state_folder: Path, resume: bool) -> bool:
     """Whether there is a training to go on with; refuses what must not be replaced."""
     file = begun(state_folder)
     if file and not resume:
-        raise UserError(
-            f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
-            if model.exists()
-            else f"{file} is of an earlier training. Resume it, or remove {state_folder}.",
-            ExitCode.CANNOT_WRITE,
-        )
+        if model.exists():
+            sentence = f"{model} exists already. Choose another folder, or remove it and {state_folder} first."
+            raise UserError(sentence, ExitCode.CANNOT_WRITE)
+        sentence = f"{file} is of an earlier training. Resume it, or remove {state_folder}."
+        raise UserError(sentence, ExitCode.CANNOT_WRITE, "resume")
     # A run that was interrupted after its bundle was written, while it was evaluated, writes it again.
     check_destination(model, model.name, overwrite=file is not None)
     return file is not None
