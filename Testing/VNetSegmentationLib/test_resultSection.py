@@ -80,9 +80,17 @@ def test_the_views_go_to_the_ends_of_the_mask_and_back_to_its_middle(segmented, 
         offsets[name] = red.GetSliceOffset()
     assert offsets["Apex"] < middle - 5 < middle + 5 < offsets["Base"]
     assert offsets["Middle"] == middle
-    ui.inputVolumeSelector.currentNode().SetAndObserveTransformNodeID(add_transform(30).GetID())
+    volume = ui.inputVolumeSelector.currentNode()
+    volume.SetAndObserveTransformNodeID(add_transform(30).GetID())
+    # Before the panel has looked again.
+    desktop.click(ui.goToBaseButton)
+    assert red.GetSliceOffset() == middle
     desktop.wait_until(lambda: not ui.goToBaseButton.enabled)
     assert not ui.goToApexButton.enabled
+    volume.SetAndObserveTransformNodeID(None)
+    desktop.wait_until(lambda: ui.goToBaseButton.enabled)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(0 * segmented.voxels(), segmented.segmentation, "Prostate", volume)
+    desktop.wait_until(lambda: not ui.goToMiddleButton.enabled)
 
 
 def test_a_threshold_does_not_move_a_mask_under_another_transform(segmented, add_transform, desktop):

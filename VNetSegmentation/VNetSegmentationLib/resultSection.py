@@ -152,8 +152,9 @@ class ResultSection:
         ui.warningsLabel.visible = bool(notes)
         showWrapped(ui.warningsLabel, "\n".join(notes))
         adjustable = known and self._result is not None and not self._edited and self._problem is None
+        hasEnds = known and self._problem is None and self._measurements.volume_ml > 0
         for button in self._goToButtons:
-            button.enabled = known and self._problem is None
+            button.enabled = hasEnds
         ui.thresholdSlider.enabled = ui.smoothCheckBox.enabled = adjustable
         ui.discardCorrectionsButton.visible = (
             known and self._result is not None and self._edited and self._problem is None

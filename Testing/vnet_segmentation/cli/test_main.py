@@ -80,11 +80,13 @@ def test_a_refusal_names_the_option_that_is_the_way_out(options, tmp_path, brigh
         write_series(tmp_path / "series", number)
     assert run(["segment", str(tmp_path / "series"), "-o", str(tmp_path / "m.nrrd"), *options]) == ExitCode.BAD_INPUT
     assert capsys.readouterr().err.endswith("See the option --series.\n")
-    # A batch does not have it.
-    assert run(["batch", str(tmp_path / "series"), "-o", str(tmp_path / "out"), *options]) == ExitCode.SOME_FAILED
-    said = capsys.readouterr()
-    assert "2 DICOM series" in said.out
-    assert "--series" not in said.out + said.err
+    # Other commands do not have it.
+    sitk.WriteImage(mask, str(tmp_path / "mask.nrrd"))
+    (tmp_path / "cases.csv").write_text("image,mask\nseries,mask.nrrd\n")
+    assert run(["evaluate", str(tmp_path / "cases.csv"), *options]) == ExitCode.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "2 DICOM series" in said
+    assert "--series" not in said
 
 
 def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):

@@ -215,9 +215,12 @@ def test_results_called_alike_in_folders_with_the_names_of_their_cases(
     assert caplog.text == ""
 
 
-def test_the_prostate_is_taken_of_several_masks_in_the_folder_of_a_case(cases: list[Case], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prostate", "Prostate"])
+def test_the_prostate_is_taken_of_several_masks_in_the_folder_of_a_case(
+    cases: list[Case], tmp_path: Path, name: str
+) -> None:
     for case in cases:
-        write(mask(1), tmp_path / "organs" / case.name / "prostate.nii.gz")
+        write(mask(1), tmp_path / "organs" / case.name / f"{name}.nii.gz")
         write(mask(5), tmp_path / "organs" / case.name / "bladder.nii.gz", tmp_path / "zones" / case.name / "a.nii.gz")
         write(mask(5), tmp_path / "zones" / case.name / "b.nii.gz")
     assert [r.metrics()["dice"] for r in compare_results(tmp_path / "organs", cases)] == pytest.approx([0.9] * 3)

@@ -209,7 +209,7 @@ def test_a_device_that_lacks_an_operation_is_a_sentence(monkeypatch: pytest.Monk
     learner.device = replace(learner.device, name="mps")
     with pytest.raises(UserError, match=r"Choose the CPU\. .* device\.$") as raised:
         learner.step(0, 0.0)
-    assert raised.value.exit_code == ExitCode.USAGE
+    assert (raised.value.exit_code, raised.value.argument) == (ExitCode.USAGE, "device")
 
 
 def test_without_cases_there_is_nothing_to_learn_from() -> None:

@@ -364,6 +364,13 @@ def test_a_training_is_not_gone_on_with_otherwise(data: Path, model: Path, train
     assert not model.exists()
 
 
+def test_cases_that_are_set_apart_by_name_are_the_same_in_any_order(data: Path, model: Path, train: Training) -> None:
+    with pytest.raises(Cancelled):
+        train(data, model, replace(QUICK, validation=("Case03", "Case00")), stop_after=7)
+    train(data, model, replace(QUICK, validation=("Case00", "Case03")), resume=True)
+    assert any(said.startswith("Going on") for said in train.said)
+
+
 def test_a_place_that_cannot_be_written_is_a_sentence(data: Path, tmp_path: Path, train: Training) -> None:
     (tmp_path / "file").touch()
     error = train.refusal(data, tmp_path / "file" / "model")

@@ -159,10 +159,10 @@ def _owners_by_folder(
 ) -> dict[Path, tuple[int, list[str]]]:
     """As `_owners`, of masks that are called alike, each in a folder with the name of its case."""
     owners = {mask: _owners(mask.parent, by_path) for mask in masks if mask.parent.name}
-    found = {mask: owner for mask, owner in owners.items() if owner[1]}
+    names = {mask: scan_stem(mask).lower() for mask, owner in owners.items() if owner[1]}
     # A folder may have a mask for each organ.
-    is_named_alike = len({scan_stem(mask) for mask in found}) == 1
-    return {mask: owner for mask, owner in found.items() if is_named_alike or scan_stem(mask) == _GLAND}
+    is_named_alike = len(set(names.values())) == 1
+    return {mask: owners[mask] for mask, name in names.items() if is_named_alike or name == _GLAND}
 
 
 def _is_mask_name(name: str) -> bool:

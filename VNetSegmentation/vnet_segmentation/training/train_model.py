@@ -223,7 +223,8 @@ def _choices(options: TrainingOptions, recipe: Recipe, base_description: dict[st
         "layout": recipe.layout,
         "width": recipe.width,
         "bias_correction": recipe.preprocessing.bias_correction,
-        "validation": list(validation) if isinstance(validation, tuple) else validation,
+        # In whatever order they were given, the same cases are set apart.
+        "validation": sorted(validation) if isinstance(validation, tuple) else validation,
         "label": options.label,
         "iterations": recipe.iterations,
         "batch_size": recipe.batch_size,
