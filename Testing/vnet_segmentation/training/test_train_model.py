@@ -488,7 +488,8 @@ def test_the_command_tells_loss_dice_and_remaining_time(
         " 12.5%  iteration 7  loss 0.7500  1.5 h left",
         " 50.0%  iteration 50  loss 0.2500  validation Dice 0.875  30 s left",
         "mine.training, which the training kept to go on, can be removed.",
-        "The model is in mine. To use it: --model mine",
+        # A name alone could be that of another model.
+        f"The model is in mine. To use it: --model {os.path.join('.', 'mine')}",
     ]
 
 
