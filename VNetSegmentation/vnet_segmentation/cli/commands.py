@@ -248,8 +248,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """Segments a synthetic scan whose truth is known."""
-    from vnet_segmentation.segmentation.demo import run_demo
+    from vnet_segmentation.segmentation.demo import check_demo, run_demo
 
+    check_demo(options.output, options.overwrite)
     segmenter = _segmenter(options)
     with ProgressBar() as bar:
         report, dice = run_demo(segmenter, options.output, options.threshold, bar.show)
