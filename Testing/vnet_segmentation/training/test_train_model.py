@@ -318,6 +318,20 @@ def test_a_finished_training_says_that_it_is(data: Path, model: Path, train: Tra
     assert not [said for said in train.said if said.startswith(("Going on", "Training on"))]
 
 
+def test_a_finished_training_keeps_its_words_unless_others_are_given(data: Path, model: Path, train: Training) -> None:
+    def words() -> tuple[str, str]:
+        description = read_description(model)
+        return description["title"], description["training"]["data_terms"]
+
+    train(data, model, replace(QUICK, title="Mine", data_terms="CC0."))
+    train(data, model, resume=True)
+    assert words() == ("Mine", "CC0.")
+    train(data, model, replace(QUICK, title="Ours"), resume=True)
+    assert words() == ("Ours", "CC0.")
+    train(data, model, replace(QUICK, data_terms="CC BY."), resume=True)
+    assert words() == ("Ours", "CC BY.")
+
+
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled, match="before the training began"):
         train(data, model, stop_after=2)
