@@ -369,6 +369,30 @@ def test_the_command_tells_before_and_after(
     assert json.loads((tmp_path / "mine" / "model.json").read_text())["parent"]["name"] == "base"
 
 
+def test_a_stop_before_the_first_checkpoint_promises_nothing_to_go_on_with(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
+
+    def stop(*_: object) -> None:
+        raise Cancelled("Stopped while the model was measured.")
+
+    command = ["finetune", str(data), "--base", str(base), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    command += ["--iterations", "2", "--precision", "float32"]
+    with monkeypatch.context() as patch:
+        # The first thing that is measured is the model to start from.
+        patch.setattr(train_model, "measure", stop)
+        assert cli.run(command) == ExitCode.CANCELLED
+    assert capsys.readouterr().err.endswith("model was measured. Give the same command to begin again.\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("vnet_segmentation.training.job.evaluate_cases", stop)
+        patch.setattr(train_model, "measure", lambda *_: [])
+        assert cli.run(command) == ExitCode.CANCELLED
+    assert capsys.readouterr().err.endswith("model was measured. Add --resume to the same command to go on.\n")
+    assert cli.run([*command, "--resume"]) == ExitCode.OK
+    assert "nothing to go on with" not in capsys.readouterr().out
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither SIGKILL nor limits of a file's size")
 def test_a_killed_process_and_a_full_disk_cost_no_model(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def batch(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Trains a model, from scratch or from a base model."""
     from vnet_segmentation.evaluation.table import format_table
-    from vnet_segmentation.models.training_state import state_folder
+    from vnet_segmentation.models.training_state import begun, state_folder
     from vnet_segmentation.processes import join_processes
     from vnet_segmentation.training.train_model import train_model
 
@@ -105,7 +105,9 @@ def train(options: argparse.Namespace) -> int:
         options, tuple(options.validation_cases) if options.validation_cases else options.validation
     )
     with (
-        _says_how_to_go_on("Add --resume to the same command to go on."),
+        _says_how_to_go_on(
+            "Add --resume to the same command to go on.", lambda: begun(state_folder(options.output)) is not None
+        ),
         Interrupt() as interrupt,
         join_processes(options.device) as (processes, device),
     ):
@@ -156,10 +158,12 @@ def cross_validate(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _says_how_to_go_on(how: str) -> Iterator[None]:
+def _says_how_to_go_on(how: str, is_possible: Callable[[], bool] = lambda: True) -> Iterator[None]:
     try:
         yield
     except Cancelled as stop:
+        if not is_possible():
+            how = "Give the same command to begin again."
         raise Cancelled(f"{str(stop) or 'Stopped.'} {how}") from None
 
 
