@@ -101,6 +101,8 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["training"]["cross_validation"].startswith("3 folds: each case is judged")
     assert "validation cases" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
+    # The cases have no sites.
+    assert "by site" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["n_cases"] == 4
 
 
