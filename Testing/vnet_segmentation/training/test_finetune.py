@@ -232,7 +232,7 @@ def test_what_a_model_has_learned_from_is_known_without_names(data: Path, base: 
     (sentence,) = [one for one in said if one.startswith("It has learned from")]
     assert sentence.startswith("It has learned from Doe^John, Poe 1809, Roe-Jane, Zoe, by voxels or name")
     assert result.improvement is not None
-    assert "both look too good" in result.improvement.sentence
+    assert "has learned from all of these, by voxels or name: both look too good" in result.improvement.sentence
     hashes = read_description(tmp_path / "third")["training"]["voxel_hashes"]
     assert hashes == sorted(voxel_hash(read_scan(case.image)) for case in find_cases(data))
     assert hashes[0] not in (tmp_path / "third" / "README.md").read_text()
@@ -246,6 +246,9 @@ def test_a_model_that_has_not_learned_from_what_judges_it_is_not_said_to(
     settings = options(tmp_path / "first", iterations=1, validation=("Moe",))
     train(data, tmp_path / "second", settings, say=said.append)
     assert not any("It has learned from" in one for one in said)
+    result = train(data, tmp_path / "third", options(tmp_path / "first", iterations=1))
+    assert result.improvement is not None
+    assert "has learned from some of these" in result.improvement.sentence
 
 
 def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Path) -> None:

@@ -198,7 +198,8 @@ def _train_model(
     if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
-        warnings.append("The model before has learned from some of these, by voxels or name: both look too good.")
+        share = "all" if len(known) == len(plan.judged) else "some"
+        warnings.append(f"The model before has learned from {share} of these, by voxels or name: both look too good.")
     if run.best.iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:
