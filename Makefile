@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 .PHONY: demo test check benchmark pictures clean
 
 demo: $(INSTALLED)
-	$(BIN)/python -m vnet_segmentation demo -o demo
+	$(BIN)/python -m vnet_segmentation demo -o demo --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

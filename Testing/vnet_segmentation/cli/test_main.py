@@ -369,6 +369,35 @@ def test_unknown_and_damaged_models(scan_file, tmp_path, tiny_model, capsys):
     assert not (tmp_path / "mask.nrrd").exists()
 
 
+@pytest.mark.usefixtures("sees_bright")
+def test_a_name_that_is_a_known_models_and_a_folders_here_is_refused(
+    scan_file, tiny_model, tmp_path, monkeypatch, capsys
+):
+    known = shutil.copytree(tiny_model, tmp_path / "own" / "mine")
+    shutil.copytree(tiny_model, tmp_path / "here" / "mine")
+    monkeypatch.setenv("VNET_SEGMENTATION_MODELS", str(known.parent))
+    monkeypatch.chdir(tmp_path / "here")
+    scan, folder = str(scan_file), os.path.join(".", "mine")
+    for arguments in (
+        ["segment", scan, "-o", "mask.nrrd", "--model", "mine"],
+        ["batch", scan, "-o", "masks", "--model", "mine"],
+        ["batch", scan, "-o", "masks", "--model", "mine", "--dask", "tcp://localhost:1"],
+        ["finetune", "data", "-o", "new", "--base", "mine"],
+        ["models", "--export", "mine", "mine.zip"],
+    ):
+        assert run(arguments) == ExitCode.BAD_MODEL
+        assert f"Give {folder} for the one in this folder, or {known} for the known one." in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["mine"]
+    for number, model in enumerate((folder, str(known))):
+        assert run(["models", "--export", model, f"{number}.zip"]) == ExitCode.OK
+    # The folder of that name may be the known model itself, or no model at all.
+    monkeypatch.chdir(known.parent)
+    assert run(["segment", scan, "-o", str(tmp_path / "1.nrrd"), "--model", "mine"]) == ExitCode.OK
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(["segment", scan, "-o", str(tmp_path / "2.nrrd"), "--model", "mine"]) == ExitCode.OK
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -42,9 +42,16 @@ def test_the_interval_is_students() -> None:
     assert improvement.mean_gain == pytest.approx(0.035)
     assert (improvement.low, improvement.high) == pytest.approx((0.0154, 0.0546), abs=5e-5)
     assert improvement.sentence == (
-        "The new model is better. Mean Dice 0.835 before, 0.870 after, on 6 cases: a gain of +0.035 "
-        "(95 % interval +0.015 to +0.055)."
+        "The new model is better. Mean Dice 0.835 before, 0.870 after, on 6 cases "
+        "(95 % interval of the gain: +0.015 to +0.055)."
     )
+
+
+def test_the_sentence_does_not_disagree_with_itself_by_rounding() -> None:
+    # A gain of 0.0002, which the two means show as 0.001.
+    improvement = judge([0.9404] * 8, [0.9406] * 8)
+    assert "Mean Dice 0.940 before, 0.941 after" in improvement.sentence
+    assert "0.000" not in improvement.sentence
 
 
 @pytest.mark.parametrize(("n_cases", "student"), [(31, 2.042), (41, 2.021), (121, 1.980)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from vnet_segmentation.cli.main import run
 from vnet_segmentation.errors import ExitCode
 from vnet_segmentation.images.scans import find_scans
@@ -24,12 +26,25 @@ def test_the_demo_finds_the_gland_and_writes_what_it_says(tmp_path, capsys):
 def test_the_demo_takes_the_options_and_touches_no_scan_of_the_user(tmp_path, tiny_model, sees_bright, capsys):
     scan = tmp_path / "scan.nii.gz"
     scan.write_text("a scan of the user's")
-    for _ in range(2):
-        assert run(["demo", "-o", str(tmp_path), "--model", str(tiny_model), "--threshold", "0.7"]) == ExitCode.OK
+    arguments = ["demo", "-o", str(tmp_path), "--model", str(tiny_model), "--threshold", "0.7"]
+    for again in ([], ["--overwrite"]):
+        assert run([*arguments, *again]) == ExitCode.OK
     assert json.loads((tmp_path / "phantom_prostate.json").read_text("utf-8"))["threshold"] == 0.7
     assert scan.read_text() == "a scan of the user's"
     # A batch of the folder takes neither the truth nor the result for a scan.
     assert [path.name for path in find_scans(tmp_path)] == ["phantom.nii.gz", "scan.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", "_segmentation.nii.gz", "_prostate.nii.gz", "_prostate.png"])
+def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path, tiny_model, sees_bright, capsys, ending):
+    file = tmp_path / f"phantom{ending}"
+    file.write_text("the user's own")
+    arguments = ["demo", "-o", str(tmp_path), "--model", str(tiny_model)]
+    assert run(arguments) == ExitCode.CANNOT_WRITE
+    told = f"{file} exists already. Choose another name, or choose to overwrite. See the option --overwrite.\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert file.read_text() == "the user's own"
+    assert list(tmp_path.glob("phantom*")) == [file]
 
 
 def test_the_model_was_not_trained_on_the_demos_phantom():

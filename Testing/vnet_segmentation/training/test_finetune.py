@@ -101,6 +101,8 @@ def test_few_cases_are_cross_validated_and_the_model_learns_from_all(data: Path,
     assert description["training"]["cross_validation"].startswith("3 folds: each case is judged")
     assert "validation cases" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["against_parent"]["verdict"] == BETTER
+    # The cases have no sites.
+    assert "by site" not in (tmp_path / "mine" / "README.md").read_text()
     assert description["metrics"]["n_cases"] == 4
 
 
@@ -230,7 +232,7 @@ def test_what_a_model_has_learned_from_is_known_without_names(data: Path, base: 
     (sentence,) = [one for one in said if one.startswith("It has learned from")]
     assert sentence.startswith("It has learned from Doe^John, Poe 1809, Roe-Jane, Zoe, by voxels or name")
     assert result.improvement is not None
-    assert "both look too good" in result.improvement.sentence
+    assert "has learned from all of these, by voxels or name: both look too good" in result.improvement.sentence
     hashes = read_description(tmp_path / "third")["training"]["voxel_hashes"]
     assert hashes == sorted(voxel_hash(read_scan(case.image)) for case in find_cases(data))
     assert hashes[0] not in (tmp_path / "third" / "README.md").read_text()
@@ -244,6 +246,9 @@ def test_a_model_that_has_not_learned_from_what_judges_it_is_not_said_to(
     settings = options(tmp_path / "first", iterations=1, validation=("Moe",))
     train(data, tmp_path / "second", settings, say=said.append)
     assert not any("It has learned from" in one for one in said)
+    result = train(data, tmp_path / "third", options(tmp_path / "first", iterations=1))
+    assert result.improvement is not None
+    assert "has learned from some of these" in result.improvement.sentence
 
 
 def test_names_of_public_cases_can_be_kept(data: Path, base: Path, tmp_path: Path) -> None:
@@ -367,6 +372,30 @@ def test_the_command_tells_before_and_after(
     out = capsys.readouterr().out
     assert out.index("Before:") < out.index("After:") < out.index("Mean Dice")
     assert json.loads((tmp_path / "mine" / "model.json").read_text())["parent"]["name"] == "base"
+
+
+def test_a_stop_before_the_first_checkpoint_promises_nothing_to_go_on_with(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_commands, "set_cpu_threads", lambda: None)
+
+    def stop(*_: object) -> None:
+        raise Cancelled("Stopped while the model was measured.")
+
+    command = ["finetune", str(data), "--base", str(base), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    command += ["--iterations", "2", "--precision", "float32"]
+    with monkeypatch.context() as patch:
+        # The first thing that is measured is the model to start from.
+        patch.setattr(train_model, "measure", stop)
+        assert cli.run(command) == ExitCode.CANCELLED
+    assert capsys.readouterr().err.endswith("model was measured. Give the same command to begin again.\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("vnet_segmentation.training.job.evaluate_cases", stop)
+        patch.setattr(train_model, "measure", lambda *_: [])
+        assert cli.run(command) == ExitCode.CANCELLED
+    assert capsys.readouterr().err.endswith("model was measured. Add --resume to the same command to go on.\n")
+    assert cli.run([*command, "--resume"]) == ExitCode.OK
+    assert "nothing to go on with" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither SIGKILL nor limits of a file's size")

@@ -318,6 +318,20 @@ def test_a_finished_training_says_that_it_is(data: Path, model: Path, train: Tra
     assert not [said for said in train.said if said.startswith(("Going on", "Training on"))]
 
 
+def test_a_finished_training_keeps_its_words_unless_others_are_given(data: Path, model: Path, train: Training) -> None:
+    def words() -> tuple[str, str]:
+        description = read_description(model)
+        return description["title"], description["training"]["data_terms"]
+
+    train(data, model, replace(QUICK, title="Mine", data_terms="CC0."))
+    train(data, model, resume=True)
+    assert words() == ("Mine", "CC0.")
+    train(data, model, replace(QUICK, title="Ours"), resume=True)
+    assert words() == ("Ours", "CC0.")
+    train(data, model, replace(QUICK, data_terms="CC BY."), resume=True)
+    assert words() == ("Ours", "CC BY.")
+
+
 def test_stopping_while_cases_are_prepared(data: Path, model: Path, train: Training) -> None:
     with pytest.raises(Cancelled, match="before the training began"):
         train(data, model, stop_after=2)
@@ -488,7 +502,8 @@ def test_the_command_tells_loss_dice_and_remaining_time(
         " 12.5%  iteration 7  loss 0.7500  1.5 h left",
         " 50.0%  iteration 50  loss 0.2500  validation Dice 0.875  30 s left",
         "mine.training, which the training kept to go on, can be removed.",
-        "The model is in mine. To use it: --model mine",
+        # A name alone could be that of another model.
+        f"The model is in mine. To use it: --model {os.path.join('.', 'mine')}",
     ]
 
 

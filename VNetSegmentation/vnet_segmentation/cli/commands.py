@@ -6,9 +6,10 @@ What one command alone needs is imported in it, so that the others begin sooner.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from vnet_segmentation.batch.run import check_batch, exit_code, run_batch
 from vnet_segmentation.batch.tables import STATUSES, TABLE_NAME, BatchRow
 from vnet_segmentation.cli.terminal import Interrupt, ProgressBar, format_duration
 from vnet_segmentation.device import Device, choose_device, set_cpu_threads
-from vnet_segmentation.errors import Cancelled, ExitCode
+from vnet_segmentation.errors import Cancelled, ExitCode, UserError
+from vnet_segmentation.models.bundle import DESCRIPTION_FILE
 from vnet_segmentation.models.library import description_of, find_model, known_cases, list_models
 from vnet_segmentation.segmentation.segmenter import Segmenter
 
@@ -73,6 +75,8 @@ def batch(options: argparse.Namespace) -> int:
     )
     what = (options.inputs, options.output, settings, show, progress)
     if options.dask:
+        # The workers, who find it by its name, do not see the folders here.
+        _find_model(options.model)
         from vnet_segmentation.batch.cluster import ModelChoice, run_batch_on_cluster
 
         choice = ModelChoice(options.model, options.device, options.precision)
@@ -93,7 +97,7 @@ def batch(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Trains a model, from scratch or from a base model."""
     from vnet_segmentation.evaluation.table import format_table
-    from vnet_segmentation.models.training_state import state_folder
+    from vnet_segmentation.models.training_state import begun, state_folder
     from vnet_segmentation.processes import join_processes
     from vnet_segmentation.training.train_model import train_model
 
@@ -101,7 +105,9 @@ def train(options: argparse.Namespace) -> int:
         options, tuple(options.validation_cases) if options.validation_cases else options.validation
     )
     with (
-        _says_how_to_go_on("Add --resume to the same command to go on."),
+        _says_how_to_go_on(
+            "Add --resume to the same command to go on.", lambda: begun(state_folder(options.output)) is not None
+        ),
         Interrupt() as interrupt,
         join_processes(options.device) as (processes, device),
     ):
@@ -125,7 +131,7 @@ def train(options: argparse.Namespace) -> int:
     if result.improvement:
         print(result.improvement.sentence)
     print(f"{state_folder(options.output)}, which the training kept to go on, can be removed.")
-    print(f"The model is in {options.output}. To use it: --model {options.output}")
+    print(f"The model is in {options.output}. To use it: --model {_as_path(options.output)}")
     return ExitCode.OK
 
 
@@ -152,10 +158,12 @@ def cross_validate(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _says_how_to_go_on(how: str) -> Iterator[None]:
+def _says_how_to_go_on(how: str, is_possible: Callable[[], bool] = lambda: True) -> Iterator[None]:
     try:
         yield
     except Cancelled as stop:
+        if not is_possible():
+            how = "Give the same command to begin again."
         raise Cancelled(f"{str(stop) or 'Stopped.'} {how}") from None
 
 
@@ -166,7 +174,7 @@ def _training_options(options: argparse.Namespace, validation: int | tuple[str, 
     given = vars(options)
     network: dict[str, Any] = {name: given[name] for name in ("layout", "width", "bias_correction") if name in given}
     return TrainingOptions(
-        base=find_model(options.base) if "base" in given else None,
+        base=_find_model(options.base) if "base" in given else None,
         preset=options.preset,
         **network,
         validation=validation,
@@ -219,7 +227,7 @@ def evaluate(options: argparse.Namespace) -> int:
         of_model = {sha256: description_of(sha256) for sha256 in {row.model_sha256 for row in rows}}
         if options.model:
             # It may be in no library.
-            description = read_description(find_model(options.model))
+            description = read_description(_find_model(options.model))
             of_model[description["weights"]["sha256"]] = description
         # The scans have not been read; some may not be there.
         inspected = inspect_cases(cases, for_training=False) if any(of_model.values()) else []
@@ -244,8 +252,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """Segments a synthetic scan whose truth is known."""
-    from vnet_segmentation.segmentation.demo import run_demo
+    from vnet_segmentation.segmentation.demo import check_demo, run_demo
 
+    check_demo(options.output, options.overwrite)
     segmenter = _segmenter(options)
     with ProgressBar() as bar:
         report, dice = run_demo(segmenter, options.output, options.threshold, bar.show)
@@ -261,7 +270,7 @@ def models(options: argparse.Namespace) -> int:
 
     if options.export:
         model, file = options.export
-        model_files.export_model(find_model(model), Path(file))
+        model_files.export_model(_find_model(model), Path(file))
         print(f"Saved {file}")
         return ExitCode.OK
     if options.import_file:
@@ -283,7 +292,29 @@ def _device(name: str, precision: str) -> Device:
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
-    return Segmenter(find_model(options.model), _device(options.device, options.precision))
+    return Segmenter(_find_model(options.model), _device(options.device, options.precision))
+
+
+def _find_model(name_or_path: str | None) -> Path:
+    """`find_model` for a user who may mean, by the name of a known model, a folder that is before their eyes.
+
+    Raises:
+        UserError: as `find_model`, or the name is that of two different models (`ExitCode.BAD_MODEL`).
+    """
+    found = find_model(name_or_path)
+    if name_or_path and (Path(name_or_path) / DESCRIPTION_FILE).is_file() and not found.samefile(name_or_path):
+        here = _as_path(Path(name_or_path))
+        raise UserError(
+            f"{name_or_path} is the name of a known model and of a folder here. Give {here} for the one in this "
+            f"folder, or {found} for the known one.",
+            ExitCode.BAD_MODEL,
+        )
+    return found
+
+
+def _as_path(folder: Path) -> str:
+    """As a command takes it for a folder, whatever models there are of its name."""
+    return str(folder) if len(folder.parts) > 1 else os.path.join(os.curdir, folder)
 
 
 def _print_report(report: dict[str, Any]) -> None:

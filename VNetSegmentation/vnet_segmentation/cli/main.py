@@ -158,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", cli_commands.demo, "make a synthetic scan, segment it and compare with the truth")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--overwrite", action="store_true", help="replace files that exist")
     _add_segmentation_options(demo)
 
     models = _command(

@@ -68,8 +68,9 @@ def judge(before: Sequence[float], after: Sequence[float]) -> Improvement:
     low, high = mean - margin, mean + margin
     verdict = BETTER if low > 0 else WORSE if high < 0 else SAME
     first = {BETTER: "The new model is better", WORSE: "The new model is worse", SAME: "No different"}[verdict]
-    interval = f"95 % interval {_signed(low)} to {_signed(high)}"
-    sentence = f"{first}. {change}, on {n_cases} cases: a gain of {_signed(mean)} ({interval})."
+    # Without the mean gain: rounded by itself, it need not be the difference between the two that are told.
+    interval = f"95 % interval of the gain: {_signed(low)} to {_signed(high)}"
+    sentence = f"{first}. {change}, on {n_cases} cases ({interval})."
     return Improvement(verdict, mean, low, high, n_cases, sentence)
 
 

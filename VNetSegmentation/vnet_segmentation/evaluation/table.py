@@ -41,8 +41,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         Plain values: ``n_cases``; ``mean`` and ``worst`` by metric, where the mean also has the volume difference's
-        magnitude (``absolute_volume_difference_percent``, the challenge's figure); ``by_site`` and ``by_case``, lists
-        of the metrics that `format_table` shows.
+        magnitude (``absolute_volume_difference_percent``, the challenge's figure); ``by_site``, if any row has a site,
+        and ``by_case``, lists of the metrics that `format_table` shows.
     """
     shown = [metric for _, metric, _ in _COLUMNS]
 
@@ -50,14 +50,15 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         return {name: round(metrics[name], 4) for name in names}
 
     mean, worst = mean_figures(rows), worst_figures(rows)
+    by_site = [
+        {"site": site, "n_cases": len(of_site), **rounded(mean_figures(of_site), shown)}
+        for site, of_site in rows_by_site(rows).items()
+    ]
     return {
         "n_cases": len(rows),
         "mean": rounded(mean, mean),
         "worst": rounded(worst, worst),
-        "by_site": [
-            {"site": site, "n_cases": len(of_site), **rounded(mean_figures(of_site), shown)}
-            for site, of_site in rows_by_site(rows).items()
-        ],
+        **({"by_site": by_site} if by_site else {}),
         "by_case": [{"case": row.case, "site": row.site, **rounded(row.metrics(), shown)} for row in rows],
     }
 

@@ -88,8 +88,6 @@ def describe_metrics(
         after = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in after]
         before = [replace(row, case=numbers[row.case], site=sites.get(row.site, "")) for row in before]
     metrics = summarise(after)
-    if not metrics["by_site"]:
-        del metrics["by_site"]
     if n_folds:
         # Of a model on a part of the cases; the bundle's own has learned from all and cannot be judged by any.
         metrics["method"] = f"cross-validation, {n_folds} folds"

@@ -16,7 +16,7 @@ from vnet_segmentation.device import Device
 from vnet_segmentation.errors import Cancelled, ExitCode, UserError, list_names
 from vnet_segmentation.evaluation.improvement import MIN_CASES, Improvement
 from vnet_segmentation.evaluation.rows import Row
-from vnet_segmentation.models.bundle import check_destination, save_bundle
+from vnet_segmentation.models.bundle import check_destination, read_description, save_bundle
 from vnet_segmentation.models.library import known_cases
 from vnet_segmentation.models.training_state import begun, claim, state_folder
 from vnet_segmentation.processes import Processes
@@ -198,7 +198,8 @@ def _train_model(
     if run.iteration < _LEAST_SHARE * recipe.iterations and not run.has_settled:
         warnings.append(f"The time was enough for {run.iteration} of {recipe.iterations} iterations: give it more.")
     if known:
-        warnings.append("The model before has learned from some of these, by voxels or name: both look too good.")
+        share = "all" if len(known) == len(plan.judged) else "some"
+        warnings.append(f"The model before has learned from {share} of these, by voxels or name: both look too good.")
     if run.best.iteration == 0:
         warnings.append("No measured step was better than the model to start from: its weights were kept.")
     elif recipe.keeps_best and plan.final.validation:
@@ -206,12 +207,23 @@ def _train_model(
     improvement = compare_rows(before, after, warnings)
     n_folds = len(plan.folds)
     description = describe_model(model.name, run, plan.final, options, base_description, voxel_hashes, n_folds)
+    _keep_words(description, model, options)
     if run.best.iteration is not None:
         description["training"]["best_iteration"] = run.best.iteration
     if after:
         description["metrics"] = describe_metrics(options, before, after, improvement, n_folds)
     save_bundle(model, run.best_network, description, quantise=True, overwrite=True)
     return TrainingResult(before, after, improvement)
+
+
+def _keep_words(description: dict[str, Any], model: Path, options: TrainingOptions) -> None:
+    """A model that is written again keeps its title and the terms of its data, unless others are given now."""
+    with suppress(UserError):
+        earlier = read_description(model)
+        if not options.title:
+            description["title"] = earlier["title"]
+        if not options.data_terms:
+            description["training"]["data_terms"] = earlier["training"].get("data_terms", "")
 
 
 def _choices(options: TrainingOptions, recipe: Recipe, base_description: dict[str, Any] | None) -> dict[str, Any]:
