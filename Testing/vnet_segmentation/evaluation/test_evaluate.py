@@ -126,6 +126,17 @@ def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> N
     assert [r.metrics()["dice"] for r in compare_results(folder, cases)] == pytest.approx([0.9] * 3)
 
 
+def test_pairs_of_header_and_voxels_are_scans_references_and_results(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write(scan(), folder / "Case00.img")
+    write(mask(), folder / "Case00_segmentation.img")
+    write(mask(1), folder / "Case00_prostate.img")
+    (folder / "list.csv").write_text("image,mask\nCase00.img,Case00_segmentation.img\n")
+    for data in (folder, folder / "list.csv"):
+        (row,) = compare_results(folder, find_cases(data))
+        assert (row.case, row.metrics()["dice"]) == ("Case00", pytest.approx(0.9))
+
+
 def test_results_named_after_the_image_of_a_case(tmp_path: Path) -> None:
     # nnU-Net's images carry the channel, its labels and cases do not.
     write(scan(), tmp_path / "imagesTr" / "p_001_0000.nii.gz")

@@ -13,6 +13,7 @@ from pathlib import Path
 from vnet_segmentation.datasets.dataset import VOLUME_SUFFIXES, Case
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.images.apart import header_of
 from vnet_segmentation.images.mask_files import read_mask
 from vnet_segmentation.images.metrics import check_same_grid, compare
 from vnet_segmentation.images.scans import MASK_STEMS, read_scan, scan_stem
@@ -93,7 +94,7 @@ def compare_result(case: Case, file: Path | None) -> Row:
 
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
-    given = {path.resolve() for case in cases for path in (case.image, case.mask)}
+    given = {header_of(path).resolve() for case in cases for path in (case.image, case.mask)}
     by_path = _by_path(cases)
     masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
     owners = {mask: _owners(mask, by_path) for mask in masks}
