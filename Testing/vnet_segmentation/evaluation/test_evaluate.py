@@ -126,6 +126,21 @@ def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> N
     assert [r.metrics()["dice"] for r in compare_results(folder, cases)] == pytest.approx([0.9] * 3)
 
 
+def test_upper_and_lower_case_are_the_same_where_that_leaves_no_doubt(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "a" / "case00_prostate.nii.gz", tmp_path / "a" / "CASE01_Segmentation.nii.gz")
+    write(mask(), tmp_path / "a" / "case02_Probability.nii.gz")
+    write(mask(1), tmp_path / "a" / "case02.nii.gz", *(tmp_path / "b" / f"case0{i}" / "gland.nii" for i in range(3)))
+    for folder in ("a", "b"):
+        assert [r.metrics()["dice"] for r in compare_results(tmp_path / folder, cases)] == pytest.approx([0.9] * 3)
+    # These scans differ in capitals alone: a mask that is spelt as one of them is that one's.
+    alike = [
+        replace(case, image=tmp_path / name / "t2.nii.gz") for case, name in zip(cases, ("A", "a", "B"), strict=True)
+    ]
+    write(mask(1), *(tmp_path / "c" / name / "t2_prostate.nii.gz" for name in ("A", "b")))
+    rows = list(compare_results(tmp_path / "c", alike))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0, 0.9])
+
+
 def test_pairs_of_header_and_voxels_are_scans_references_and_results(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write(scan(), folder / "Case00.img")

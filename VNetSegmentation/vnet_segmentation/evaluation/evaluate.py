@@ -45,11 +45,11 @@ def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case]
     """Compares the masks in a folder with the cases' references.
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
-    ``_segmentation`` after it, in a sub-folder too. Of images with the same name, the folders that they and their masks
-    are in tell which it is. Where no file is named so, a folder may be, if the masks in such folders have one name or
-    one of them is "prostate". A case without one counts as a gland that was missed. Such cases, and masks that belong
-    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
-    confidence, which says nothing of a mask that was corrected since.
+    ``_segmentation`` after it, in upper or lower case, in a sub-folder too. Of images with the same name, the folders
+    that they and their masks are in tell which it is. Where no file is named so, a folder may be, if the masks in such
+    folders have one name or one of them is "prostate". A case without one counts as a gland that was missed. Such
+    cases, and masks that belong to no case, are named in warnings of this module's logger. The report beside a mask, if
+    there is one, has its confidence, which says nothing of a mask that was corrected since.
 
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
@@ -127,7 +127,7 @@ def _masks_in(folder: Path) -> Iterator[Path]:
 
 def _by_path(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
     """Names of the cases by what the path of a result, without its suffix, may end in: the case's name, or the path of
-    its image from any folder on."""
+    its image from any folder on; as they are and in lower case."""
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case in cases:
         image = Path(os.path.abspath(case.image))
@@ -135,7 +135,12 @@ def _by_path(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
         for start in range(len(path)):
             found[path[start:]].append(case.name)
     # A case's name goes before the name of another one's image.
-    return found | {(case.name,): [case.name] for case in cases}
+    found |= {(case.name,): [case.name] for case in cases}
+    # What is spelt alike goes before what only capitals tell from it.
+    in_lower_case: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for path, names in found.items():
+        in_lower_case[_lower(path)].update(names)
+    return {path: sorted(names) for path, names in in_lower_case.items()} | found
 
 
 def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int, list[str]]:
@@ -145,14 +150,19 @@ def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int,
         mask: path below the folder of results.
         by_path: see `_by_path`.
     """
-    stem = scan_stem(mask)
-    for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
-        # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
-        path = (*mask.parent.parts, name)
-        for depth in range(len(path)):
-            if names := by_path.get(path[depth:]):
-                return depth, names
+    # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
+    whole = (*mask.parent.parts, scan_stem(mask))
+    for path in (whole, _lower(whole)):
+        for ending in ("", *MASK_STEMS):
+            named = (*path[:-1], path[-1].removesuffix(ending))
+            for depth in range(len(named)):
+                if names := by_path.get(named[depth:]):
+                    return depth, names
     return 0, []
+
+
+def _lower(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.lower() for part in path)
 
 
 def _owners_by_folder(
@@ -168,7 +178,7 @@ def _owners_by_folder(
 
 def _is_mask_name(name: str) -> bool:
     is_volume = name.lower().endswith(VOLUME_SUFFIXES) and not name.startswith(".")
-    return is_volume and not scan_stem(name).endswith("_probability")
+    return is_volume and not scan_stem(name).lower().endswith("_probability")
 
 
 def _reported(file: Path) -> tuple[float | None, str | None]:
