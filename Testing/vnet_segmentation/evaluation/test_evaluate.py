@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,6 +257,20 @@ def test_the_prostate_is_taken_of_several_masks_in_the_folder_of_a_case(
     write(mask(2), tmp_path / "organs" / "Case00_prostate.nii.gz")
     rows = list(compare_results(tmp_path / "organs", cases))
     assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.8, 0, 0])
+
+
+def test_masks_that_are_called_otherwise_in_the_folder_of_a_case_are_named_with_the_reason(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    write(mask(1), results / "Case00" / "prostate.nii.gz", results / "Case01" / "prostate.nii.gz")
+    write(mask(1), results / "Case02" / "gland.nii.gz", results / "Case77" / "prostate.nii.gz")
+    rows = list(compare_results(results, cases))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.9, 0])
+    unlike, foreign, missed = (record.getMessage() for record in caplog.records)
+    assert re.search(r"one name in all of them, or be called prostate: Case02.gland\.nii\.gz$", unlike)
+    assert re.search(r"no case: Case77.prostate\.nii\.gz$", foreign)
+    assert missed.endswith("Case02")
 
 
 def test_two_folders_of_one_case_are_two_results(cases: list[Case], tmp_path: Path) -> None:

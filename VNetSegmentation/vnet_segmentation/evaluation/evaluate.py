@@ -98,8 +98,12 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     by_path = _by_path(cases)
     masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
     owners = {mask: _owners(mask, by_path) for mask in masks}
+    unlike: set[Path] = set()
     if not any(names for _, names in owners.values()):
-        owners = _owners_by_folder(masks, by_path)
+        below = [mask for mask in masks if mask.parent.name]
+        in_folders = {mask: owner for mask in below if (owner := _owners(mask.parent, by_path))[1]}
+        owners = _called_alike(in_folders)
+        unlike = in_folders.keys() - owners.keys()
     # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
     depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
@@ -113,9 +117,13 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
             raise UserError(f"{names[0]} has two results in {folder}, {both}. Leave one of them there.")
         found[names[0]] = folder / mask
     taken = set(found.values())
-    extra = [str(mask) for mask in masks if folder / mask not in taken]
-    if extra:
-        _log.warning("Left out, because they belong to no case: %s", list_names(extra))
+    for reason, left_out in (
+        ("masks in the folders of cases must have one name in all of them, or be called prostate", unlike),
+        ("they belong to no case", set(masks) - unlike),
+    ):
+        extra = [str(mask) for mask in masks if mask in left_out and folder / mask not in taken]
+        if extra:
+            _log.warning("Left out, because %s: %s", reason, list_names(extra))
     return found
 
 
@@ -165,15 +173,12 @@ def _lower(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part.lower() for part in path)
 
 
-def _owners_by_folder(
-    masks: Sequence[Path], by_path: dict[tuple[str, ...], list[str]]
-) -> dict[Path, tuple[int, list[str]]]:
-    """As `_owners`, of masks that are called alike, each in a folder with the name of its case."""
-    owners = {mask: _owners(mask.parent, by_path) for mask in masks if mask.parent.name}
-    names = {mask: scan_stem(mask).lower() for mask, owner in owners.items() if owner[1]}
+def _called_alike(owners: dict[Path, tuple[int, list[str]]]) -> dict[Path, tuple[int, list[str]]]:
+    """Of masks in folders with the names of their cases, and what `_owners` says of these folders, those to take."""
+    names = {mask: scan_stem(mask).lower() for mask in owners}
     # A folder may have a mask for each organ.
-    is_named_alike = len(set(names.values())) == 1
-    return {mask: owners[mask] for mask, name in names.items() if is_named_alike or name == _GLAND}
+    are_called_alike = len(set(names.values())) == 1
+    return {mask: owner for mask, owner in owners.items() if are_called_alike or names[mask] == _GLAND}
 
 
 def _is_mask_name(name: str) -> bool:
