@@ -273,6 +273,27 @@ def test_masks_that_are_called_otherwise_in_the_folder_of_a_case_are_named_with_
     assert missed.endswith("Case02")
 
 
+@pytest.mark.parametrize("name", [None, "t2"])
+def test_the_scan_beside_the_prostate_in_the_folder_of_its_case_is_no_mask(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str | None
+) -> None:
+    if name:
+        cases = [replace(case, image=tmp_path / case.name / f"{name}.nii.gz") for case in cases]
+    for number, case in enumerate(cases, start=1):
+        write(scan(), tmp_path / "results" / case.name / f"{name or case.name}.nii.gz")
+        write(mask(number), tmp_path / "results" / case.name / "prostate.nii.gz")
+    rows = list(compare_results(tmp_path / "results", cases))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+    assert caplog.text == ""
+
+
+def test_a_scan_that_is_taken_for_a_mask_by_its_name_is_suspected(cases: list[Case], tmp_path: Path) -> None:
+    write(scan(), tmp_path / "results" / "Case00" / "Case00.nii.gz")
+    write(mask(), tmp_path / "results" / "Case00" / "gland.nii.gz")
+    with pytest.raises(UserError, match=r"Case00\.nii\.gz .* If it is the scan, take it out of the folder"):
+        list(compare_results(tmp_path / "results", cases))
+
+
 def test_two_folders_of_one_case_are_two_results(cases: list[Case], tmp_path: Path) -> None:
     write(mask(), tmp_path / "results" / "a" / "Case00" / "prostate.nii.gz")
     write(mask(), tmp_path / "results" / "b" / "Case00" / "prostate.nii.gz")

@@ -87,8 +87,14 @@ def compare_result(case: Case, file: Path | None) -> Row:
     try:
         result = read_mask(file)
     except UserError:
-        # One label is the prostate's, whatever the reference calls it; of several it is the same one.
-        result = read_mask(file, case.label)
+        try:
+            # One label is the prostate's, whatever the reference calls it; of several it is the same one.
+            result = read_mask(file, case.label)
+        except UserError as error:
+            if scan_stem(file).lower() not in (case.name.lower(), scan_stem(case.image).lower()):
+                raise
+            sentence = f"{error} If it is the scan, take it out of the folder of the masks."
+            raise UserError(sentence, error.exit_code, error.argument) from error
     check_same_grid(result, reference, str(file), str(case.mask))
     return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
@@ -96,7 +102,9 @@ def compare_result(case: Case, file: Path | None) -> Row:
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
     given = {header_of(path).resolve() for case in cases for path in (case.image, case.mask)}
     by_path = _by_path(cases)
-    masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    volumes = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    scans = _scans_beside_glands(volumes, by_path)
+    masks = [volume for volume in volumes if volume not in scans]
     owners = {mask: _owners(mask, by_path) for mask in masks}
     unlike: set[Path] = set()
     if not any(names for _, names in owners.values()):
@@ -167,6 +175,21 @@ def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int,
                 if names := by_path.get(named[depth:]):
                     return depth, names
     return 0, []
+
+
+def _scans_beside_glands(volumes: Sequence[Path], by_path: dict[tuple[str, ...], list[str]]) -> set[Path]:
+    """Of the files in folders with the names of their cases those that have the very name of the case or of its image,
+    and a mask called "prostate" beside them."""
+    stems = {volume: scan_stem(volume).lower() for volume in volumes if volume.parent.name}
+    glands = {volume.parent for volume, stem in stems.items() if stem == _GLAND}
+    return {
+        volume
+        for volume, stem in stems.items()
+        if volume.parent in glands
+        and stem != _GLAND
+        and not stem.endswith(MASK_STEMS)
+        and _owners(volume, by_path)[1] == _owners(volume.parent, by_path)[1] != []
+    }
 
 
 def _lower(path: tuple[str, ...]) -> tuple[str, ...]:
