@@ -61,6 +61,16 @@ def test_a_scan_that_is_given_twice_is_one_case(two_sites, tmp_path, monkeypatch
     assert masks(inputs, tmp_path / "masks") == {"a.nrrd": "a_prostate.nii.gz"}
 
 
+@pytest.mark.parametrize(("header", "voxels"), [("a.hdr", "a.img"), ("a.HDR", "a.IMG"), ("a.hdr.gz", "a.img.gz")])
+def test_a_pair_of_header_and_voxels_is_one_scan(tmp_path, header, voxels):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name in (header, voxels):
+        (folder / name).touch()
+    for inputs in ([folder], [folder / header], [folder / voxels], [folder / header, folder / voxels, folder]):
+        assert masks(inputs, tmp_path / "masks") == {header: "a_prostate.nii.gz"}
+
+
 def test_a_pattern_takes_scans_by_name_and_leaves_the_names_of_the_masks(two_sites, tmp_path):
     output = tmp_path / "masks"
     (two_sites / "north" / "a.nii.gz").touch()

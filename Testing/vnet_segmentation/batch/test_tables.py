@@ -111,11 +111,22 @@ def test_the_table_says_how_sure_a_mask_is_in_a_word(segmenter, scans, tmp_path,
     assert table(tmp_path / "masks")[0]["confidence_level"] == row.report["confidence"]["level"] != ""
 
 
-def test_the_table_has_the_seconds_of_all_steps():
+def test_a_skipped_scan_keeps_its_figures_in_the_table(segmenter, scans, tmp_path, table):
+    rows = []
+    for _ in range(2):
+        run_batch(segmenter, [scans / "a.nii.gz"], tmp_path / "masks", BatchOptions())
+        rows += table(tmp_path / "masks")
+    first, again = rows
+    assert (first["status"], again["status"]) == ("done", "skipped")
+    for column in ("volume_ml", "confidence", "confidence_level", "seconds", "mask"):
+        assert first[column] == again[column] != ""
+
+
+def test_the_table_has_the_seconds_of_all_steps_but_writing():
     row = BatchRow(
-        "a", Path("a.nii"), "done", Path("m.nii"), {"seconds": {"read": 0.1, "network": 0.2, "write": 0.3}}, ""
+        "a", Path("a.nii"), "done", Path("m.nii"), {"seconds": {"read": 0.1, "network": 0.25, "write": 0.3}}, ""
     )
-    assert row.as_table_row()["seconds"] == 0.6
+    assert row.as_table_row()["seconds"] == 0.35
 
 
 def cases_of(folder, output, n):

@@ -218,6 +218,14 @@ def test_evaluate_segments_labelled_cases_or_takes_masks(options, tmp_path, brig
     assert run(["evaluate", str(data), "--cases", "Case07", *options]) == ExitCode.USAGE
 
 
+@pytest.mark.parametrize("option", [("--threshold", "0.3"), ("--device", "cpu"), ("--precision", "float32")])
+def test_evaluate_refuses_options_of_a_segmentation_where_it_makes_none(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as refused:
+        run(["evaluate", str(tmp_path), "--results", str(tmp_path), *option])
+    assert refused.value.code == ExitCode.USAGE
+    assert f"evaluate: error: argument {option[0]}: not allowed with argument --results" in capsys.readouterr().err
+
+
 def test_evaluate_takes_no_other_ones_mask_for_the_case_that_is_asked_for(tmp_path, bright_ball, capsys):
     scan, mask = bright_ball()
     for image, folder in ((scan, "data/a"), (mask, "data/a"), (scan, "data/b"), (mask, "data/b"), (mask, "results/a")):

@@ -22,10 +22,12 @@ def test_promise12_folder_in_all_formats(tmp_path: Path) -> None:
         ("Case00.mhd", "Case00_segmentation.mhd"),
         ("Case01.nii.gz", "Case01_segmentation.nrrd"),
         ("Case02.mha", "Case02_segmentation.seg.nrrd"),
+        ("Case03.hdr", "Case03_segmentation.HDR"),
         ("Case10.NRRD", "Case10_segmentation.nii"),
     ]
     touch(tmp_path, *(name for pair in pairs for name in pair))
-    touch(tmp_path, "Case00.raw", "Case00_segmentation.raw", "README.md", "._Case00.mhd")
+    touch(tmp_path, "Case00.raw", "Case00_segmentation.raw", "Case03.img", "Case03_segmentation.IMG")
+    touch(tmp_path, "README.md", "._Case00.mhd")
     assert find_cases(tmp_path) == [
         Case(image.split(".")[0], tmp_path / image, tmp_path / mask) for image, mask in pairs
     ]

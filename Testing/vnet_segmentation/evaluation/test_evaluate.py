@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,32 @@ def test_results_may_lie_beside_the_scans_and_references(cases: list[Case]) -> N
     assert [r.metrics()["dice"] for r in compare_results(folder, cases)] == pytest.approx([0.9] * 3)
 
 
+def test_upper_and_lower_case_are_the_same_where_that_leaves_no_doubt(cases: list[Case], tmp_path: Path) -> None:
+    write(mask(1), tmp_path / "a" / "case00_prostate.nii.gz", tmp_path / "a" / "CASE01_Segmentation.nii.gz")
+    write(mask(), tmp_path / "a" / "case02_Probability.nii.gz")
+    write(mask(1), tmp_path / "a" / "case02.nii.gz", *(tmp_path / "b" / f"case0{i}" / "gland.nii" for i in range(3)))
+    for folder in ("a", "b"):
+        assert [r.metrics()["dice"] for r in compare_results(tmp_path / folder, cases)] == pytest.approx([0.9] * 3)
+    # These scans differ in capitals alone: a mask that is spelt as one of them is that one's.
+    alike = [
+        replace(case, image=tmp_path / name / "t2.nii.gz") for case, name in zip(cases, ("A", "a", "B"), strict=True)
+    ]
+    write(mask(1), *(tmp_path / "c" / name / "t2_prostate.nii.gz" for name in ("A", "b")))
+    rows = list(compare_results(tmp_path / "c", alike))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0, 0.9])
+
+
+def test_pairs_of_header_and_voxels_are_scans_references_and_results(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write(scan(), folder / "Case00.img")
+    write(mask(), folder / "Case00_segmentation.img")
+    write(mask(1), folder / "Case00_prostate.img")
+    (folder / "list.csv").write_text("image,mask\nCase00.img,Case00_segmentation.img\n")
+    for data in (folder, folder / "list.csv"):
+        (row,) = compare_results(folder, find_cases(data))
+        assert (row.case, row.metrics()["dice"]) == ("Case00", pytest.approx(0.9))
+
+
 def test_results_named_after_the_image_of_a_case(tmp_path: Path) -> None:
     # nnU-Net's images carry the channel, its labels and cases do not.
     write(scan(), tmp_path / "imagesTr" / "p_001_0000.nii.gz")
@@ -230,6 +257,41 @@ def test_the_prostate_is_taken_of_several_masks_in_the_folder_of_a_case(
     write(mask(2), tmp_path / "organs" / "Case00_prostate.nii.gz")
     rows = list(compare_results(tmp_path / "organs", cases))
     assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.8, 0, 0])
+
+
+def test_masks_that_are_called_otherwise_in_the_folder_of_a_case_are_named_with_the_reason(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    write(mask(1), results / "Case00" / "prostate.nii.gz", results / "Case01" / "prostate.nii.gz")
+    write(mask(1), results / "Case02" / "gland.nii.gz", results / "Case77" / "prostate.nii.gz")
+    rows = list(compare_results(results, cases))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.9, 0])
+    unlike, foreign, missed = (record.getMessage() for record in caplog.records)
+    assert re.search(r"one name in all of them, or be called prostate: Case02.gland\.nii\.gz$", unlike)
+    assert re.search(r"no case: Case77.prostate\.nii\.gz$", foreign)
+    assert missed.endswith("Case02")
+
+
+@pytest.mark.parametrize("name", [None, "t2"])
+def test_the_scan_beside_the_prostate_in_the_folder_of_its_case_is_no_mask(
+    cases: list[Case], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str | None
+) -> None:
+    if name:
+        cases = [replace(case, image=tmp_path / case.name / f"{name}.nii.gz") for case in cases]
+    for number, case in enumerate(cases, start=1):
+        write(scan(), tmp_path / "results" / case.name / f"{name or case.name}.nii.gz")
+        write(mask(number), tmp_path / "results" / case.name / "prostate.nii.gz")
+    rows = list(compare_results(tmp_path / "results", cases))
+    assert [r.metrics()["dice"] for r in rows] == pytest.approx([0.9, 0.8, 0.7])
+    assert caplog.text == ""
+
+
+def test_a_scan_that_is_taken_for_a_mask_by_its_name_is_suspected(cases: list[Case], tmp_path: Path) -> None:
+    write(scan(), tmp_path / "results" / "Case00" / "Case00.nii.gz")
+    write(mask(), tmp_path / "results" / "Case00" / "gland.nii.gz")
+    with pytest.raises(UserError, match=r"Case00\.nii\.gz .* If it is the scan, take it out of the folder"):
+        list(compare_results(tmp_path / "results", cases))
 
 
 def test_two_folders_of_one_case_are_two_results(cases: list[Case], tmp_path: Path) -> None:

@@ -244,10 +244,12 @@ def test_direction_cosines_may_be_rounded_to_four_decimals() -> None:
 
 
 def test_find_scans(tmp_path: Path) -> None:
-    wanted = ["a.nii.gz", "b/c.NRRD", "b/d.mha", "prostate.nii"]
-    masks = ["a_prostate.nii.gz", "a_segmentation.nii", "a_Probability.nrrd", "a.seg.nrrd", "b/c_prostate.mha"]
+    wanted = ["a.nii.gz", "b/c.NRRD", "b/d.mha", "prostate.nii", "e.hdr", "b/F.HDR", "g.hdr.gz"]
+    masks = ["a_prostate.nii.gz", "a_segmentation.nii", "a_Probability.nrrd", "a.seg.nrrd", "b/c_prostate.hdr"]
     others = [".hidden.nii", ".trash/e.nii", "b/notes.txt", "a.json", "a.png"]
-    for name in wanted + masks + others:
+    # A pair counts once, by its header.
+    voxels = ["e.img", "b/F.IMG", "g.img.gz", "lone.img"]
+    for name in wanted + masks + others + voxels:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "dicom" / "deep").mkdir(parents=True)
@@ -282,6 +284,9 @@ def test_find_scans_needs_a_folder(tmp_path: Path) -> None:
         ("some/case.v2.nii", "case.v2"),
         ("case.seg.nrrd", "case"),
         ("CASE.MHA", "CASE"),
+        ("case.hdr", "case"),
+        ("CASE.IMG", "CASE"),
+        ("case.img.gz", "case"),
         ("Patient 1.2.3/", "Patient 1.2.3"),
         ("slice.dcm", "slice"),
     ],

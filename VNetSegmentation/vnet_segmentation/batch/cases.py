@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vnet_segmentation.errors import ExitCode, UserError
+from vnet_segmentation.images.apart import header_of
 from vnet_segmentation.images.scans import find_scans, scan_stem
 from vnet_segmentation.segmentation.scan_job import Outputs
 
@@ -51,7 +52,8 @@ def find_cases(inputs: Sequence[Path], output_folder: Path, options: BatchOption
     # Absolute, and the same for two spellings of one path: so the tables, and workers elsewhere, find the files.
     inputs = [Path(os.path.abspath(path)) for path in inputs]
     output_folder = Path(os.path.abspath(output_folder))
-    scans = sorted({scan for path in inputs for scan in (find_scans(path) if os.path.isdir(path) else [path])})
+    found = [find_scans(path) if os.path.isdir(path) else [header_of(path)] for path in inputs]
+    scans = sorted({scan for scans in found for scan in scans})
     names = _names(inputs, scans, output_folder)
     # Of all scans, before the pattern: a mask's name does not depend on what else a run takes.
     bases = _mask_bases(names)

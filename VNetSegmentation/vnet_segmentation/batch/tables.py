@@ -87,14 +87,16 @@ class BatchRow:
     def as_table_row(self) -> dict[str, Any]:
         """The values of `TABLE_COLUMNS`."""
         report = self.report or {}
-        seconds, confidence = report.get("seconds", {}), report.get("confidence", {})
+        confidence = report.get("confidence", {})
+        # Not that of writing, which a report on the disk, and so a scan that is skipped, does not have.
+        seconds = [value for stage, value in report.get("seconds", {}).items() if stage != "write"]
         return {
             "scan": self.scan,
             "status": self.status,
             "volume_ml": report.get("volume_ml", ""),
             "confidence": confidence.get("value", ""),
             "confidence_level": confidence.get("level", ""),
-            "seconds": round(sum(seconds.values()), 2) if seconds else "",
+            "seconds": round(sum(seconds), 2) if seconds else "",
             "mask": self.mask or "",
             "message": self.message,
         }

@@ -214,6 +214,11 @@ def evaluate(options: argparse.Namespace) -> int:
     from vnet_segmentation.evaluation.table import check_table, format_table, write_table
     from vnet_segmentation.models.bundle import read_description
 
+    if options.results:
+        # The model is asked what it has learned from, but segments nothing.
+        for name in ("threshold", "device", "precision"):
+            if vars(options)[name] != options.parser.get_default(name):
+                options.parser.error(f"argument --{name}: not allowed with argument --results")
     # Before anything is computed: a slip in a name is answered at once.
     if options.output:
         check_table(options.output, options.overwrite)

@@ -16,7 +16,7 @@ from vnet_segmentation.images.scans import MASK_STEMS, MASK_SUFFIX, SCAN_SUFFIXE
 from vnet_segmentation.paths import walk
 
 VOLUME_SUFFIXES = (MASK_SUFFIX, *SCAN_SUFFIXES)
-"""What a data set's files may end in; a `.mhd` or `.nhdr` header stands for the raw data beside it."""
+"""What a data set's files may end in; a `.mhd`, `.nhdr` or `.hdr` header stands for the voxels beside it."""
 
 _MASK_ENDING = "_segmentation"
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")

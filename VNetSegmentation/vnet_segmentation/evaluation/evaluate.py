@@ -13,6 +13,7 @@ from pathlib import Path
 from vnet_segmentation.datasets.dataset import VOLUME_SUFFIXES, Case
 from vnet_segmentation.errors import UserError, list_names
 from vnet_segmentation.evaluation.rows import Row
+from vnet_segmentation.images.apart import header_of
 from vnet_segmentation.images.mask_files import read_mask
 from vnet_segmentation.images.metrics import check_same_grid, compare
 from vnet_segmentation.images.scans import MASK_STEMS, read_scan, scan_stem
@@ -44,11 +45,11 @@ def compare_results(results: Path, cases: Sequence[Case], others: Sequence[Case]
     """Compares the masks in a folder with the cases' references.
 
     The result of a case is the file with the name of the case or of its image, as it is or with ``_prostate`` or
-    ``_segmentation`` after it, in a sub-folder too. Of images with the same name, the folders that they and their masks
-    are in tell which it is. Where no file is named so, a folder may be, if the masks in such folders have one name or
-    one of them is "prostate". A case without one counts as a gland that was missed. Such cases, and masks that belong
-    to no case, are named in warnings of this module's logger. The report beside a mask, if there is one, has its
-    confidence, which says nothing of a mask that was corrected since.
+    ``_segmentation`` after it, in upper or lower case, in a sub-folder too. Of images with the same name, the folders
+    that they and their masks are in tell which it is. Where no file is named so, a folder may be, if the masks in such
+    folders have one name or one of them is "prostate". A case without one counts as a gland that was missed. Such
+    cases, and masks that belong to no case, are named in warnings of this module's logger. The report beside a mask, if
+    there is one, has its confidence, which says nothing of a mask that was corrected since.
 
     Args:
         results: folder of masks; the cases' own images and references may be in it, too.
@@ -86,19 +87,31 @@ def compare_result(case: Case, file: Path | None) -> Row:
     try:
         result = read_mask(file)
     except UserError:
-        # One label is the prostate's, whatever the reference calls it; of several it is the same one.
-        result = read_mask(file, case.label)
+        try:
+            # One label is the prostate's, whatever the reference calls it; of several it is the same one.
+            result = read_mask(file, case.label)
+        except UserError as error:
+            if scan_stem(file).lower() not in (case.name.lower(), scan_stem(case.image).lower()):
+                raise
+            sentence = f"{error} If it is the scan, take it out of the folder of the masks."
+            raise UserError(sentence, error.exit_code, error.argument) from error
     check_same_grid(result, reference, str(file), str(case.mask))
     return Row(case.name, case.site, compare(result, reference), *_reported(file))
 
 
 def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
-    given = {path.resolve() for case in cases for path in (case.image, case.mask)}
+    given = {header_of(path).resolve() for case in cases for path in (case.image, case.mask)}
     by_path = _by_path(cases)
-    masks = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    volumes = [file.relative_to(folder) for file in _masks_in(folder) if file.resolve() not in given]
+    scans = _scans_beside_glands(volumes, by_path)
+    masks = [volume for volume in volumes if volume not in scans]
     owners = {mask: _owners(mask, by_path) for mask in masks}
+    unlike: set[Path] = set()
     if not any(names for _, names in owners.values()):
-        owners = _owners_by_folder(masks, by_path)
+        below = [mask for mask in masks if mask.parent.name]
+        in_folders = {mask: owner for mask in below if (owner := _owners(mask.parent, by_path))[1]}
+        owners = _called_alike(in_folders)
+        unlike = in_folders.keys() - owners.keys()
     # Deeper than others lies what has the same names and is not meant: another site's masks, or earlier ones.
     depth = min((depth for depth, names in owners.values() if names), default=0)
     found: dict[str, Path] = {}
@@ -112,9 +125,13 @@ def _results_by_case(folder: Path, cases: Sequence[Case]) -> dict[str, Path]:
             raise UserError(f"{names[0]} has two results in {folder}, {both}. Leave one of them there.")
         found[names[0]] = folder / mask
     taken = set(found.values())
-    extra = [str(mask) for mask in masks if folder / mask not in taken]
-    if extra:
-        _log.warning("Left out, because they belong to no case: %s", list_names(extra))
+    for reason, left_out in (
+        ("masks in the folders of cases must have one name in all of them, or be called prostate", unlike),
+        ("they belong to no case", set(masks) - unlike),
+    ):
+        extra = [str(mask) for mask in masks if mask in left_out and folder / mask not in taken]
+        if extra:
+            _log.warning("Left out, because %s: %s", reason, list_names(extra))
     return found
 
 
@@ -126,7 +143,7 @@ def _masks_in(folder: Path) -> Iterator[Path]:
 
 def _by_path(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
     """Names of the cases by what the path of a result, without its suffix, may end in: the case's name, or the path of
-    its image from any folder on."""
+    its image from any folder on; as they are and in lower case."""
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case in cases:
         image = Path(os.path.abspath(case.image))
@@ -134,7 +151,12 @@ def _by_path(cases: Sequence[Case]) -> dict[tuple[str, ...], list[str]]:
         for start in range(len(path)):
             found[path[start:]].append(case.name)
     # A case's name goes before the name of another one's image.
-    return found | {(case.name,): [case.name] for case in cases}
+    found |= {(case.name,): [case.name] for case in cases}
+    # What is spelt alike goes before what only capitals tell from it.
+    in_lower_case: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for path, names in found.items():
+        in_lower_case[_lower(path)].update(names)
+    return {path: sorted(names) for path, names in in_lower_case.items()} | found
 
 
 def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int, list[str]]:
@@ -144,30 +166,47 @@ def _owners(mask: Path, by_path: dict[tuple[str, ...], list[str]]) -> tuple[int,
         mask: path below the folder of results.
         by_path: see `_by_path`.
     """
-    stem = scan_stem(mask)
-    for name in (stem, *(stem.removesuffix(ending) for ending in MASK_STEMS)):
-        # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
-        path = (*mask.parent.parts, name)
-        for depth in range(len(path)):
-            if names := by_path.get(path[depth:]):
-                return depth, names
+    # A batch keeps the scans' sub-folders: of images with one name these tell which it is.
+    whole = (*mask.parent.parts, scan_stem(mask))
+    for path in (whole, _lower(whole)):
+        for ending in ("", *MASK_STEMS):
+            named = (*path[:-1], path[-1].removesuffix(ending))
+            for depth in range(len(named)):
+                if names := by_path.get(named[depth:]):
+                    return depth, names
     return 0, []
 
 
-def _owners_by_folder(
-    masks: Sequence[Path], by_path: dict[tuple[str, ...], list[str]]
-) -> dict[Path, tuple[int, list[str]]]:
-    """As `_owners`, of masks that are called alike, each in a folder with the name of its case."""
-    owners = {mask: _owners(mask.parent, by_path) for mask in masks if mask.parent.name}
-    names = {mask: scan_stem(mask).lower() for mask, owner in owners.items() if owner[1]}
+def _scans_beside_glands(volumes: Sequence[Path], by_path: dict[tuple[str, ...], list[str]]) -> set[Path]:
+    """Of the files in folders with the names of their cases those that have the very name of the case or of its image,
+    and a mask called "prostate" beside them."""
+    stems = {volume: scan_stem(volume).lower() for volume in volumes if volume.parent.name}
+    glands = {volume.parent for volume, stem in stems.items() if stem == _GLAND}
+    return {
+        volume
+        for volume, stem in stems.items()
+        if volume.parent in glands
+        and stem != _GLAND
+        and not stem.endswith(MASK_STEMS)
+        and _owners(volume, by_path)[1] == _owners(volume.parent, by_path)[1] != []
+    }
+
+
+def _lower(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.lower() for part in path)
+
+
+def _called_alike(owners: dict[Path, tuple[int, list[str]]]) -> dict[Path, tuple[int, list[str]]]:
+    """Of masks in folders with the names of their cases, and what `_owners` says of these folders, those to take."""
+    names = {mask: scan_stem(mask).lower() for mask in owners}
     # A folder may have a mask for each organ.
-    is_named_alike = len(set(names.values())) == 1
-    return {mask: owners[mask] for mask, name in names.items() if is_named_alike or name == _GLAND}
+    are_called_alike = len(set(names.values())) == 1
+    return {mask: owner for mask, owner in owners.items() if are_called_alike or names[mask] == _GLAND}
 
 
 def _is_mask_name(name: str) -> bool:
     is_volume = name.lower().endswith(VOLUME_SUFFIXES) and not name.startswith(".")
-    return is_volume and not scan_stem(name).endswith("_probability")
+    return is_volume and not scan_stem(name).lower().endswith("_probability")
 
 
 def _reported(file: Path) -> tuple[float | None, str | None]:

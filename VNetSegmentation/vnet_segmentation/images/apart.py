@@ -55,6 +55,12 @@ def other_of_pair(path: Path) -> list[Path]:
     return [file for file in candidates if file.is_file()][:1]
 
 
+def header_of(path: Path) -> Path:
+    """The .hdr of a pair, whichever of its two files is given; any other file itself."""
+    is_voxels = path.name.lower().endswith((".img", ".img.gz"))
+    return next(iter(other_of_pair(path)), path) if is_voxels else path
+
+
 def _link(file: Path, path: Path) -> None:
     try:
         path.symlink_to(file.absolute())

@@ -20,8 +20,9 @@ from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, not
 from vnet_segmentation.images.file_headers import read_header
 from vnet_segmentation.paths import check_name, walk
 
-SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Files that a batch takes for scans. A single scan may be any file that SimpleITK reads."""
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".hdr.gz")
+"""Files that a batch takes for scans; a header stands for the voxels beside it. A single scan may be any file that
+SimpleITK reads."""
 
 DICOM_SUFFIXES = (".dcm", ".ima")
 """Files that are taken for DICOM by their names; others are by their contents."""
@@ -210,7 +211,7 @@ def find_scans(folder: str | os.PathLike[str]) -> list[Path]:
 def scan_stem(path: str | os.PathLike[str]) -> str:
     """The scan's name without its suffix: "case" for "case.nii.gz", "case.seg.nrrd", or the DICOM folder "case"."""
     name = Path(path).name or Path(path).resolve().name
-    for suffix in (MASK_SUFFIX, *SCAN_SUFFIXES, ".dcm"):
+    for suffix in (MASK_SUFFIX, *SCAN_SUFFIXES, ".img", ".img.gz", ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
