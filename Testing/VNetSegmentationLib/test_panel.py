@@ -144,6 +144,22 @@ def test_a_panel_that_was_cleaned_up_writes_no_parameters(panel):
     assert node.GetParameter("threshold") == before
 
 
+def test_a_panel_that_was_cleaned_up_waits_for_nothing_any_more(panel, add_scan, desktop):
+    """Its widgets may be gone by then."""
+    import slicer
+
+    panel.choose(add_scan())
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    panel.ui.outputSegmentationSelector.setCurrentNode(segmentation)
+    desktop.run_for(0.2)
+    segmentation.GetSegmentation().AddEmptySegment("other")
+    panel.ui.tabs.currentIndex = 1
+    panel.widget.cleanup()
+    panel.ui.segmentButton.toolTip = "as it was left"
+    desktop.run_for(0.2)
+    assert panel.ui.segmentButton.toolTip == "as it was left"
+
+
 def test_a_panel_that_was_cleaned_up_leaves_keys_views_and_the_editors_node_to_others(panel, add_scan, desktop):
     import slicer
     from desktop.pythonqt import unwrap

@@ -65,6 +65,7 @@ class Panel(VTKObservationMixin):
     def cleanup(self) -> None:
         """The module is unloaded, or Slicer ends."""
         self.removeObservers()
+        self._tabShown.stop()
         self._giveParameters(None)
         # The wrapper itself is kept: Slicer has the node call it as long as both live.
         self._parameters.disconnectGui(self._guiTag)

@@ -84,6 +84,8 @@ class SegmentTab:
 
     def cleanup(self) -> None:
         """The module is unloaded, or Slicer ends."""
+        for timer in (self._segments, self._firstVolume):
+            timer.stop()
         self._correct.cleanup()
 
     def sceneClosed(self) -> None:
