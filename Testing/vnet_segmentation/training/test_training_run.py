@@ -290,14 +290,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     return Script(clock)
 
 
-def test_reports_have_mean_loss_dice_fraction_and_remaining_time(script: Script) -> None:
+def test_reports_have_mean_loss_dice_and_fraction(script: Script) -> None:
     assert script.go(script.new_run(), report_every=4, validate_every=5)
-    assert [replace(progress, remaining_s=round(progress.remaining_s, 6)) for progress in script.reports] == [
-        Progress(1, 0.1, 1.0, None, 90.0),
-        Progress(4, 0.4, 3.0, None, 60.0),  # (2 + 3 + 4) / 3
-        Progress(5, 0.5, 5.0, 0.05, 50.0),
-        Progress(8, 0.8, 7.0, None, 20.0),  # (6 + 7 + 8) / 3
-        Progress(10, 1.0, 9.5, 0.10, 0.0),  # (9 + 10) / 2
+    assert script.reports == [
+        Progress(1, 0.1, 1.0, None),
+        Progress(4, 0.4, 3.0, None),  # (2 + 3 + 4) / 3
+        Progress(5, 0.5, 5.0, 0.05),
+        Progress(8, 0.8, 7.0, None),  # (6 + 7 + 8) / 3
+        Progress(10, 1.0, 9.5, 0.10),  # (9 + 10) / 2
     ]
 
 
@@ -323,7 +323,7 @@ def test_a_limit_in_minutes_ends_the_run(script: Script) -> None:
     # 8 iterations take 56 s, 9 take 63 s.
     assert run.iteration == 9
     last = script.reports[-1]
-    assert (last.iteration, last.fraction, last.remaining_s) == (9, 1.0, 0.0)
+    assert (last.iteration, last.fraction) == (9, 1.0)
     assert last.validation_dice == 0.09
     assert script.stored[-1] == 9
 
@@ -334,11 +334,11 @@ def test_the_iterations_end_a_run_before_its_limit(script: Script) -> None:
     assert run.iteration == 5
 
 
-def test_remaining_time_of_a_run_with_a_limit(script: Script) -> None:
+def test_the_fraction_of_a_run_with_a_limit_is_that_of_its_time(script: Script) -> None:
     run = script.new_run(iterations=1000, step_s=6.0, minutes=1)
     script.go(run, report_every=4)
-    # After 4 iterations 24 s of 60 are over, and 36 are left.
-    assert (script.reports[1].fraction, script.reports[1].remaining_s) == (pytest.approx(0.4), pytest.approx(36.0))
+    # After 4 iterations 24 s of 60 are over.
+    assert script.reports[1].fraction == pytest.approx(0.4)
 
 
 def test_time_for_validation_and_storing_counts(script: Script) -> None:
@@ -465,8 +465,7 @@ def test_a_resumed_run_says_at_once_how_far_it_is(script: Script, tmp_path: Path
     second.resume(tmp_path / "checkpoint")
     script.reports.clear()
     script.go(second, until=26)
-    # 10 s for each iteration.
-    assert script.reports == [Progress(25, 0.25, None, None, 750.0)]
+    assert script.reports == [Progress(25, 0.25, None, None)]
 
 
 def test_a_finished_run_stays_finished(script: Script, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from vnet_segmentation.errors import UserError
+from vnet_segmentation.images.apart import header_of, other_of_pair
 from vnet_segmentation.images.file_errors import bad_direction, bad_spacing, damaged, not_finite
 
 MAX_DEFLATE_RATIO = 1032
@@ -145,7 +146,9 @@ class _NiftiHeader(FileHeader):
 
     @property
     def _data_path(self) -> Path:
-        return self.path if self._in_one_file else _sibling(self.path, ".img")
+        if self._in_one_file or header_of(self.path) != self.path:
+            return self.path
+        return next(iter(other_of_pair(self.path)), self.path.with_suffix(".img"))
 
     @property
     def _data_offset(self) -> int:
@@ -159,9 +162,8 @@ def _read_nifti(path: Path, name: str) -> _NiftiHeader | None:
     Raises:
         UserError: it is one, and damaged at its beginning.
     """
-    header_path = _sibling(path, ".hdr") if path.name.lower().endswith((".img", ".img.gz")) else path
     try:
-        with _open(header_path) as file:
+        with _open(header_of(path)) as file:
             raw = file.read(540)
     except (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError):
         return None
@@ -178,12 +180,6 @@ def _read_nifti(path: Path, name: str) -> _NiftiHeader | None:
     if raw[344:347] in (b"n+1", b"ni1") or raw[4:7] in (b"n+2", b"ni2"):
         raise damaged(name)
     return None
-
-
-def _sibling(path: Path, suffix: str) -> Path:
-    """The other file of a pair of .hdr and .img, each of which may be gzipped."""
-    plain = path.with_name(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).with_suffix(suffix)
-    return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
 
 
 @dataclass(frozen=True)

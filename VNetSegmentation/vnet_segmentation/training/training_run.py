@@ -37,8 +37,8 @@ class Progress:
     """Mean since the last report; None before the first iteration, and where a resumed run begins."""
     validation_dice: float | None
     """Mean over the validation cases, on the network's grid; None where it was not measured."""
-    remaining_s: float | None
-    """None before the first iteration."""
+    remaining_s: float | None = None
+    """Of all runs of a training, which alone knows it; None before the first iteration."""
 
 
 @dataclass
@@ -122,17 +122,17 @@ class TrainingRun:
             # What was there before is the first to beat.
             dice = self._validate()
             self.history.append({"iteration": 0, "validation_dice": dice})
-            self._tell(report, Progress(0, 0.0, None, dice, None))
+            self._tell(report, Progress(0, 0.0, None, dice))
         if self._is_unmeasured:
             # It was killed during a validation, which may be the best.
             loss, dice = sum(self._losses) / len(self._losses), self._validate()
             self.history.append({"iteration": self.iteration, "loss": loss, "validation_dice": dice})
             self._losses = []
             store()
-            self._tell(report, Progress(self.iteration, self.fraction, loss, dice, self._remaining_s()))
+            self._tell(report, Progress(self.iteration, self.fraction, loss, dice))
         elif self.iteration and self.fraction < 1:
             # The next report may be minutes away.
-            self._tell(report, Progress(self.iteration, self.fraction, None, None, self._remaining_s()))
+            self._tell(report, Progress(self.iteration, self.fraction, None, None))
         # A validation may have ended it.
         finished, stopped = self.fraction >= 1, False
         while not (finished or stopped):
@@ -161,7 +161,7 @@ class TrainingRun:
                 store()
                 stored_s = self.elapsed_s
             if reports:
-                self._tell(report, Progress(self.iteration, self.fraction, loss, dice_now, self._remaining_s()))
+                self._tell(report, Progress(self.iteration, self.fraction, loss, dice_now))
         return finished
 
     def step(self) -> float:
@@ -267,6 +267,3 @@ class TrainingRun:
     def _tell(self, report: Callable[[Progress], None], progress: Progress) -> None:
         if self.learner.processes.is_first:
             report(progress)
-
-    def _remaining_s(self) -> float:
-        return self.elapsed_s * (1 - self.fraction) / self.fraction if self.fraction else math.inf
